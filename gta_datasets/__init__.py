@@ -1,0 +1,13 @@
+"""Bigger and better offline-RL datasets: generative trajectory augmentation for Minari.
+
+dataset = minari.load_dataset("mujoco/hopper/medium-v0")
+augmented = gta_datasets.augment(dataset)
+"""
+
+from gta_datasets.augment import augment
+from gta_datasets.config import GTAConfig
+from gta_datasets.data.screen import screen
+from gta_datasets.dataset import GTAAugmentedDataset
+from gta_datasets.errors import GTADatasetsError
+
+__all__ = ["GTAAugmentedDataset", "GTAConfig", "GTADatasetsError", "augment", "screen"]
