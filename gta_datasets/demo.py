@@ -1,0 +1,138 @@
+"""A dataset for trying the library: roll-outs of a policy that ships with it, made in seconds and without a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+
+import gymnasium
+import minari
+import numpy as np
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from numpy.typing import NDArray
+
+from gta_datasets.data.screen import screen_id
+from gta_datasets.errors import DatasetError, MissingExtraError
+
+__all__ = ["DEMO_DATASET_ID", "make_demo_dataset"]
+
+DEMO_DATASET_ID = "gta-datasets/halfcheetah-demo-v0"
+_ENV_ID = "HalfCheetah-v5"
+_POLICY_FILE = "halfcheetah_medium_policy.npz"
+_RANDOM_RETURN, _EXPERT_RETURN = -280.178953, 12135.0  # D4RL's references
+
+
+def make_demo_dataset(dataset_id: str = DEMO_DATASET_ID, *, episodes: int = 40, seed: int = 1) -> minari.MinariDataset:
+    """Roll the embedded medium policy out in HalfCheetah-v5 and store the episodes as a Minari dataset.
+
+    The same arguments give the same data (on one machine and one version of MuJoCo), so a dataset that an earlier call
+    made is opened instead of made again.
+
+    Args:
+        dataset_id: name of the dataset under Minari's root.
+        episodes: number of episodes, 1,000 transitions each.
+        seed: of the initial states and of the policy's noise.
+
+    Raises:
+        DatasetError: another dataset has this id.
+        MissingExtraError: MuJoCo is not installed.
+    """
+    description = (
+        f"{episodes} stochastic roll-outs (seed {seed}) of a SAC policy after 120,000 steps; made by gta_datasets.demo"
+    )
+    if screen_id(dataset_id).exists():
+        return _existing(dataset_id, description, episodes)
+    buffers = _roll_outs(episodes, seed)
+    dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
+        dataset_id,
+        buffers,
+        env=_ENV_ID,
+        eval_env=_ENV_ID,
+        algorithm_name="SAC",
+        description=description,
+        author="gta-datasets",
+        author_email="none@example.com",
+        code_permalink="https://example.com",
+        ref_min_score=_RANDOM_RETURN,
+        ref_max_score=_EXPERT_RETURN,
+        data_format="hdf5",
+    )
+    return dataset
+
+
+def _existing(dataset_id: str, description: str, episodes: int) -> minari.MinariDataset:
+    dataset: minari.MinariDataset = minari.load_dataset(dataset_id)
+    if dataset.storage.metadata.get("description") == description and dataset.total_episodes == episodes:
+        return dataset
+    raise DatasetError(
+        f"the dataset '{dataset_id}' exists and was not made by this call"
+        f" ({dataset.total_episodes} episodes: {dataset.storage.metadata.get('description')!r});"
+        f" choose another id, or remove it with minari.delete_dataset('{dataset_id}')"
+    )
+
+
+def _roll_outs(episodes: int, seed: int) -> list[EpisodeBuffer]:
+    policy = _Policy.load()
+    try:
+        env = gymnasium.make(_ENV_ID, disable_env_checker=True)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise MissingExtraError(
+            "the demo needs MuJoCo, which is not installed: pip install 'gta-datasets[mujoco]'"
+        ) from error
+    try:
+        return [_roll_out(env, policy, number, seed) for number in range(episodes)]
+    finally:
+        env.close()
+
+
+def _roll_out(
+    env: gymnasium.Env[NDArray[np.float64], NDArray[np.float32]], policy: _Policy, number: int, seed: int
+) -> EpisodeBuffer:
+    rng = np.random.default_rng((seed, number))
+    reset_seed = int(rng.integers(2**31))
+    observation, _ = env.reset(seed=reset_seed)
+    observations, actions, rewards, terminations, truncations = [observation], [], [], [], []
+    ended = False
+    while not ended:
+        action = policy.act(observation, rng)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(float(reward))
+        terminations.append(terminated)
+        truncations.append(truncated)
+        ended = terminated or truncated
+    return EpisodeBuffer(
+        id=number,
+        seed=reset_seed,
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        terminations=terminations,
+        truncations=truncations,
+        infos={},  # with None, Minari fails to print an episode
+    )
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """A Gaussian squashed by tanh, as Soft Actor-Critic trains it."""
+
+    weights: dict[str, NDArray[np.float32]]
+
+    @classmethod
+    def load(cls) -> _Policy:
+        path = resources.files("gta_datasets") / "assets" / _POLICY_FILE
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return cls(dict(arrays))
+
+    def act(self, observation: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:
+        """A random action for `observation (17,)`, each entry within -1 and 1, (6,)."""
+        hidden = np.maximum(self._layer("hidden_0", observation.astype(np.float32)), 0)
+        hidden = np.maximum(self._layer("hidden_1", hidden), 0)
+        mean = self._layer("mean", hidden)
+        deviation = np.exp(np.clip(self._layer("log_std", hidden), -20, 2))
+        return np.tanh(mean + deviation * rng.standard_normal(mean.shape)).astype(np.float32)
+
+    def _layer(self, name: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return inputs @ self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
