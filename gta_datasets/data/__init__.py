@@ -1,0 +1,1 @@
+"""From a Minari dataset to normalised windows: reading, spaces, returns, windows, statistics."""

@@ -1,0 +1,121 @@
+"""A dataset as a handful of contiguous arrays.
+
+`Episodes` is the one container that flows through the library: the source dataset, the content of a shard and the
+input of the metrics and adapters all have this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gta_datasets.errors import DatasetError
+
+__all__ = ["Episodes", "concatenate"]
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """`E` episodes with `N` transitions in total, stored back to back.
+
+    Episode `e` owns transitions `offsets[e]:offsets[e + 1]` and, because every episode keeps its last observation,
+    the observations `offsets[e] + e : offsets[e + 1] + e + 1`.
+    """
+
+    observations: FloatArray  # (N + E, obs_dim)
+    actions: FloatArray  # (N, act_dim)
+    rewards: FloatArray  # (N,)
+    terminations: NDArray[np.bool_]  # (N,)
+    truncations: NDArray[np.bool_]  # (N,)
+    offsets: NDArray[np.int64]  # (E + 1,)
+
+    def __post_init__(self) -> None:
+        steps, episodes = self.num_transitions, self.num_episodes
+        expected = {
+            "observations": steps + episodes,
+            "actions": steps,
+            "rewards": steps,
+            "terminations": steps,
+            "truncations": steps,
+        }
+        for name, rows in expected.items():
+            given = len(getattr(self, name))
+            if given != rows:
+                raise DatasetError(
+                    f"{name} has {given} rows where {rows} are needed for {steps} transitions in {episodes} episodes"
+                )
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_transitions(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Transitions per episode, (E,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def observation_offsets(self) -> NDArray[np.int64]:
+        """First observation row of every episode, and the total, (E + 1,)."""
+        return self.offsets + np.arange(len(self.offsets))
+
+    @property
+    def transition_rows(self) -> NDArray[np.int64]:
+        """Observation row of every transition's state; the row after it holds the next state, (N,)."""
+        return np.arange(self.num_transitions) + np.repeat(np.arange(self.num_episodes), self.lengths)
+
+    @property
+    def next_observations(self) -> FloatArray:
+        """Next observation of every transition, (N, obs_dim)."""
+        return self.observations[self.transition_rows + 1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays().values())
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by field name; no copies."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Episodes:
+        """The inverse of `arrays`; other names in the mapping are ignored."""
+        return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+    def slice(self, start: int, stop: int) -> Episodes:
+        """Episodes `start` to `stop` as views on the same arrays."""
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        return Episodes(
+            observations=self.observations[first + start : last + stop],
+            actions=self.actions[first:last],
+            rewards=self.rewards[first:last],
+            terminations=self.terminations[first:last],
+            truncations=self.truncations[first:last],
+            offsets=self.offsets[start : stop + 1] - first,
+        )
+
+
+def concatenate(parts: Iterable[Episodes]) -> Episodes:
+    """The episodes of `parts` one after the other, in a new `Episodes`."""
+    items = list(parts)
+    if not items:
+        raise DatasetError("nothing to concatenate: no episodes were given")
+    offsets = [np.zeros(1, np.int64)]
+    total = 0
+    for item in items:
+        offsets.append(item.offsets[1:] + total)
+        total += item.num_transitions
+    joined = {
+        name: np.concatenate([item.arrays()[name] for item in items]) for name in items[0].arrays() if name != "offsets"
+    }
+    return Episodes(**joined, offsets=np.concatenate(offsets))

@@ -1,0 +1,44 @@
+"""Returns-to-go and their amplification: pure functions on arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gta_datasets.data.episodes import Episodes, FloatArray
+
+__all__ = ["amplify", "penalise_terminals", "returns_to_go"]
+
+
+def penalise_terminals(rewards: FloatArray, terminations: NDArray[np.bool_], penalty: float) -> NDArray[np.float64]:
+    """A copy of `rewards` (N,) with `penalty` subtracted where an episode terminated (GTA, appendix C)."""
+    return rewards.astype(np.float64) - penalty * terminations
+
+
+def returns_to_go(episodes: Episodes, *, discount: float, terminal_penalty: float = 0.0) -> NDArray[np.float64]:
+    """Discounted return from every transition to the end of its episode.
+
+    Args:
+        episodes: `E` episodes with `N` transitions.
+        discount: gamma, in [0, 1].
+        terminal_penalty: subtracted from the reward of every terminal transition, here only: the rewards themselves
+            stay as they are.
+
+    Returns:
+        (N,), in units of reward.
+    """
+    totals = penalise_terminals(episodes.rewards, episodes.terminations, terminal_penalty)
+    lengths, starts = episodes.lengths, episodes.offsets[:-1]
+    longest_first = np.argsort(-lengths, kind="stable")
+    starts, ascending = starts[longest_first], np.sort(lengths)
+    for step in range(int(lengths.max(initial=0)) - 2, -1, -1):
+        longer = len(lengths) - np.searchsorted(ascending, step + 1, side="right")
+        rows = starts[:longer] + step
+        totals[rows] += discount * totals[rows + 1]
+    return totals
+
+
+def amplify(returns: NDArray[np.floating], alpha: float) -> NDArray[np.floating]:
+    """`c + (alpha - 1) |c|`: `alpha * c` for positive returns; negative ones move up, never down."""
+    amplified: NDArray[np.floating] = returns + (alpha - 1) * np.abs(returns)
+    return amplified

@@ -1,0 +1,73 @@
+"""Windows: which sub-trajectories exist, and how a batch of them is gathered by index.
+
+Nothing here is ever materialised: the windows of a dataset are the integers `0 .. len(index) - 1`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.errors import DatasetError
+
+__all__ = ["WindowIndex", "Windows"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Some windows by their place in the dataset; `horizon` or fewer transitions each."""
+
+    episode: NDArray[np.int64]  # (B,)
+    start: NDArray[np.int64]  # (B,) first transition within the episode
+    length: NDArray[np.int64]  # (B,) transitions, at most the horizon
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+
+@dataclass(frozen=True)
+class WindowIndex:
+    """Every window of `horizon` transitions that lies within one episode, numbered consecutively."""
+
+    horizon: int
+    lengths: NDArray[np.int64]  # (E,) transitions per episode
+    first: NDArray[np.int64]  # (E + 1,) number of the first window of every episode
+    skipped: NDArray[np.int64]  # episodes without any window
+
+    @classmethod
+    def of(cls, episodes: Episodes, horizon: int, *, short_episodes: Literal["pad", "skip"] = "pad") -> WindowIndex:
+        """Index the windows of `episodes`.
+
+        Args:
+            episodes: the dataset.
+            horizon: transitions per window.
+            short_episodes: an episode of fewer than `horizon` transitions is one padded window ("pad") or is listed in
+                `skipped` ("skip").
+
+        Raises:
+            DatasetError: no window is left.
+        """
+        lengths = episodes.lengths
+        short = lengths < horizon
+        counts = np.where(short, int(short_episodes == "pad"), lengths - horizon + 1)
+        if counts.sum() == 0:
+            longest = int(lengths.max(initial=0))
+            raise DatasetError(
+                f"horizon={horizon} is longer than every episode (longest: {longest} transitions); choose "
+                f"horizon <= {longest} or short_episodes='pad'"
+            )
+        first = np.concatenate([[0], np.cumsum(counts)])
+        return cls(horizon, lengths, first, np.flatnonzero(counts == 0))
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def locate(self, numbers: NDArray[np.integer]) -> Windows:
+        """The windows of the given numbers, each in `0 .. len(self) - 1`."""
+        episode = np.searchsorted(self.first, numbers, side="right") - 1
+        start = numbers - self.first[episode]
+        return Windows(episode, start, np.minimum(self.lengths[episode], self.horizon))
