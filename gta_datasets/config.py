@@ -1,0 +1,248 @@
+"""Configuration: one frozen dataclass per stage, JSON both ways, and the presets.
+
+Fields marked `affects_data=False` (through `_io`) steer only how a result is computed or stored, never what it is; they
+stay out of `data_fields`, and so out of the cache key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gta_datasets.errors import ConfigError
+
+__all__ = [
+    "PRESETS",
+    "TASKS",
+    "DataConfig",
+    "GTAConfig",
+    "NetworkConfig",
+    "SamplingConfig",
+    "TrainingConfig",
+    "allowed_keywords",
+]
+
+
+def _io(default: Any) -> Any:
+    """A field that cannot change the data."""
+    return field(default=default, metadata={"affects_data": False})
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name}={value!r} is not allowed; choose {allowed}")
+
+
+def _require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    _require(value in choices, name, value, "one of " + ", ".join(repr(choice) for choice in choices))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which windows exist and how often each is drawn for training."""
+
+    horizon: int = 31  # transitions per window; a window has one row more
+    discount: float = 0.99  # gamma of the return-to-go
+    terminal_penalty: float = 100.0  # subtracted from terminal rewards before returns are computed
+    short_episodes: Literal["pad", "skip"] = "pad"  # episodes of fewer than `horizon` transitions
+    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
+    reweighting: Literal["none", "dense", "sparse"] = "none"  # GTA section 4.1
+    bins: int = 50  # dense: bins of the return histogram
+    success_weight: float = 10.0  # sparse: how much more often a successful episode is drawn
+
+    def __post_init__(self) -> None:
+        _require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
+        _require(0 <= self.discount <= 1, "discount", self.discount, "a number in [0, 1]")
+        _require(self.terminal_penalty >= 0, "terminal_penalty", self.terminal_penalty, "a number of at least 0")
+        _require_choice("short_episodes", self.short_episodes, ("pad", "skip"))
+        _require_choice("invalid", self.invalid, ("error", "drop"))
+        _require_choice("reweighting", self.reweighting, ("none", "dense", "sparse"))
+        _require(self.bins >= 1, "bins", self.bins, "at least 1")
+        _require(self.success_weight > 0, "success_weight", self.success_weight, "a positive number")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The denoiser's network."""
+
+    network: Literal["temporal_mixer", "mixer_unet"] = "temporal_mixer"
+    width: int = 256  # channels: of a row (temporal_mixer) or of the first resolution (mixer_unet)
+    depth: int = 6  # blocks (temporal_mixer only)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of matrix products, in training and in sampling
+
+    def __post_init__(self) -> None:
+        _require_choice("network", self.network, ("temporal_mixer", "mixer_unet"))
+        _require(self.width >= 8, "width", self.width, "at least 8")
+        _require(self.depth >= 1, "depth", self.depth, "at least 1")
+        _require_choice("precision", self.precision, ("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the denoiser is trained."""
+
+    training_steps: int = 100_000
+    train_batch_size: int = 256  # windows per step
+    learning_rate: float = 3e-3
+    warmup_steps: int = 500
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0  # global norm
+    condition_dropout: float = 0.25  # share of windows trained without their return
+    optimizer: Literal["adam", "muon"] = "muon"
+    checkpoint_seconds: float = _io(60.0)  # time between two checkpoints
+
+    def __post_init__(self) -> None:
+        _require(self.training_steps >= 1, "training_steps", self.training_steps, "at least 1")
+        _require(self.train_batch_size >= 1, "train_batch_size", self.train_batch_size, "at least 1")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number in [0, 1)")
+        _require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "a positive number")
+        _require(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "a number in [0, 1)")
+        _require_choice("optimizer", self.optimizer, ("adam", "muon"))
+        _require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "at least 0")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How windows are noised and denoised again."""
+
+    mu: float = 0.5  # exploration level: share of the 128-step noise schedule that is undone
+    alpha: float = 1.15  # exploitation level: amplification of the return
+    guidance: float = 2.0  # classifier-free guidance scale; 1 is plain conditioning
+    guidance_start: float = 0.3  # lowest noise level at which guidance applies
+    sampler: Literal["dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"] = "dpm_2m_sde"
+    sampler_steps: int = 24  # noise levels from the exploration level down; stochastic_heun: of the full schedule
+    sigma_end: float = 0.02  # last noise level before 0; below it nothing is left to decide
+    eta: float = 3.0  # stochasticity of dpm_2m_sde
+    churn: float = 80.0  # S_churn of stochastic_heun
+    windows_per_shard: int = 1_024
+    generate_batch_size: int = _io(1_024)  # windows per network evaluation
+
+    def __post_init__(self) -> None:
+        _require(0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1]")
+        _require(self.alpha >= 1, "alpha", self.alpha, "a number of at least 1")
+        _require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
+        _require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")
+        _require_choice("sampler", self.sampler, ("dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"))
+        _require(self.sampler_steps >= 2, "sampler_steps", self.sampler_steps, "at least 2")
+        _require(self.sigma_end > 0, "sigma_end", self.sigma_end, "a positive noise level")
+        _require(self.eta >= 0, "eta", self.eta, "a number of at least 0")
+        _require(self.churn >= 0, "churn", self.churn, "a number of at least 0")
+        _require(self.windows_per_shard >= 1, "windows_per_shard", self.windows_per_shard, "at least 1")
+        _require(self.generate_batch_size >= 1, "generate_batch_size", self.generate_batch_size, "at least 1")
+
+
+@dataclass(frozen=True)
+class GTAConfig:
+    """Everything Generative Trajectory Augmentation can be told (GTA, arXiv 2405.16907)."""
+
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def replace(self, **overrides: object) -> GTAConfig:
+        """A copy with some fields changed, each by its own name whatever stage it belongs to.
+
+        Raises:
+            ConfigError: an unknown keyword, a value of the wrong type or out of range.
+        """
+        unknown = sorted(set(overrides) - set(allowed_keywords()))
+        if unknown:
+            raise ConfigError(
+                f"unknown keyword {', '.join(map(repr, unknown))}; known: {', '.join(sorted(allowed_keywords()))}"
+            )
+        stages: dict[str, Any] = {}
+        for stage in dataclasses.fields(self):
+            current = getattr(self, stage.name)
+            chosen = {f.name: overrides[f.name] for f in dataclasses.fields(current) if f.name in overrides}
+            stages[stage.name] = dataclasses.replace(current, **_checked(current, chosen))
+        return dataclasses.replace(self, **stages)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """A JSON-compatible form."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, form: Mapping[str, Mapping[str, object]]) -> GTAConfig:
+        """The inverse of `to_dict`; missing fields take their defaults, unknown ones are an error."""
+        flat: dict[str, object] = {}
+        for stage, values in form.items():
+            known = {f.name for f in dataclasses.fields(cls)}
+            _require(stage in known, "stage", stage, "one of " + ", ".join(sorted(known)))
+            flat.update(values)
+        return cls().replace(**flat)
+
+    def data_fields(self, *stages: str) -> dict[str, dict[str, Any]]:
+        """The fields that affect what is generated, of some stages (default: all), JSON-compatible."""
+        chosen = stages or tuple(f.name for f in dataclasses.fields(self))
+        return {
+            stage: {
+                f.name: getattr(getattr(self, stage), f.name)
+                for f in dataclasses.fields(getattr(self, stage))
+                if f.metadata.get("affects_data", True)
+            }
+            for stage in chosen
+        }
+
+
+def _checked(current: object, chosen: Mapping[str, object]) -> dict[str, object]:
+    """Overrides with the type of the field's present value; whole numbers serve as floats."""
+    checked: dict[str, object] = {}
+    for name, value in chosen.items():
+        wanted = type(getattr(current, name))
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        _require(type(value) is wanted, name, value, f"a value of type {wanted.__name__}")
+        checked[name] = value
+    return checked
+
+
+def allowed_keywords() -> tuple[str, ...]:
+    """Names of all fields of all stages; they are unique."""
+    stages = (DataConfig, NetworkConfig, TrainingConfig, SamplingConfig)
+    return tuple(f.name for stage in stages for f in dataclasses.fields(stage))
+
+
+PRESETS: Mapping[str, Mapping[str, object]] = {
+    "paper": {
+        "horizon": 31,
+        "network": "mixer_unet",
+        "width": 16,
+        "precision": "float32",
+        "training_steps": 1_000_000,
+        "learning_rate": 3e-4,
+        "optimizer": "adam",
+        "sampler": "stochastic_heun",
+        "sampler_steps": 128,
+        "sigma_end": 0.002,
+        "guidance_start": 0.0,
+        "alpha": 1.3,
+    },
+    "fast": {"horizon": 31, "width": 384, "depth": 8, "training_steps": 60_000, "train_batch_size": 1_024},
+    "cpu": {"horizon": 15, "width": 192, "depth": 6, "training_steps": 7_000},
+    "demo": {"horizon": 15, "width": 128, "depth": 4, "training_steps": 1_500, "train_batch_size": 128},
+    "smoke": {
+        "horizon": 7,
+        "width": 32,
+        "depth": 2,
+        "training_steps": 30,
+        "train_batch_size": 32,
+        "warmup_steps": 5,
+        "sampler_steps": 4,
+        "windows_per_shard": 16,
+    },
+}
+"""Overrides of the defaults by preset: the paper's settings; a GPU; two CPU cores; the demo; tests."""
+
+TASKS: Mapping[str, Mapping[str, object]] = {
+    "locomotion": {"alpha": 1.3, "mu": 0.5, "reweighting": "dense"},
+    "maze2d": {"alpha": 1.3, "mu": 0.5, "reweighting": "sparse"},
+    "antmaze": {"alpha": 1.1, "mu": 0.1, "reweighting": "sparse"},
+    "adroit": {"alpha": 1.1, "mu": 0.1, "reweighting": "dense"},
+    "kitchen": {"alpha": 1.1, "mu": 0.1, "reweighting": "sparse"},
+}
+"""The paper's settings by kind of task (GTA, appendix C): the low end of what it searched, except for locomotion."""

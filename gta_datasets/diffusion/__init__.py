@@ -1,0 +1,1 @@
+"""Preconditioning, loss, guidance and samplers; nothing here knows the trainer."""
