@@ -1,0 +1,142 @@
+"""The front door: `augment` turns a Minari dataset into an augmented one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import platformdirs
+import torch
+
+from gta_datasets.config import PRESETS, TASKS, GTAConfig
+from gta_datasets.data.screen import screen_id
+from gta_datasets.data.spaces import SpaceCodec
+from gta_datasets.dataset import GTAAugmentedDataset
+from gta_datasets.errors import ConfigError, DatasetError
+from gta_datasets.pipeline import Pipeline
+
+__all__ = ["augment", "default_cache_dir"]
+
+CACHE_VARIABLE = "GTA_DATASETS_CACHE"
+
+
+def augment(
+    dataset: minari.MinariDataset | str,
+    method: str | GTAConfig = "gta",
+    *,
+    num_transitions: int | None = None,
+    preset: str = "auto",
+    task: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+    include_source: bool = True,
+    progress: bool = True,
+    **overrides: object,
+) -> GTAAugmentedDataset:
+    """Augment a dataset with generated trajectories.
+
+    Returns at once. The model is trained and trajectories are generated when they are first read (or by `fit()` and
+    `generate()`), and kept in the cache, where any later call with the same dataset, configuration and seed finds them.
+
+    Args:
+        dataset: a Minari dataset, never modified, or the id of one on this machine, which is screened before Minari
+            opens it.
+        method: name of a method, or the configuration of one, which then replaces preset, task and overrides.
+        num_transitions: how many transitions to generate at least; as many as the source has by default.
+        preset: "paper" (the paper's network, 1 M steps, 128 sampler steps), "fast" (the default on a GPU), "cpu" (the
+            default without one: minutes on 2 cores), "smoke" (seconds; for tests), or "auto".
+        task: settings the GTA paper uses for a kind of task: "locomotion", "maze2d", "antmaze", "adroit", "kitchen".
+        seed: seed of training and generation.
+        device: a torch device, or "auto" for a GPU if there is one.
+        cache_dir: folder of the cache; by default the environment variable GTA_DATASETS_CACHE or the user's cache
+            folder.
+        include_source: put the source's episodes before the generated ones.
+        progress: show progress bars on standard error.
+        **overrides: any field of the configuration by its name, such as `alpha=1.3`.
+
+    Returns:
+        A `minari.MinariDataset`.
+
+    Raises:
+        ConfigError: an unknown method, preset, task or keyword, a value out of range, or a GPU that is not there.
+        DatasetError: there is no such dataset.
+        UnsupportedSpaceError: a space that cannot be turned into vectors.
+        UntrustedDatasetError: `dataset` is an id of a folder that Minari must not open.
+    """
+    config = _configuration(method, preset, task, _device(device), overrides)
+    if num_transitions is not None:
+        num_transitions = _whole("num_transitions", num_transitions, 1, 2**63 - 1)
+    seed = _whole("seed", seed, 0, 2**32 - 1)
+    source = _open(dataset)
+    SpaceCodec.of(source.observation_space, name="observation")
+    SpaceCodec.of(source.action_space, name="action")
+    pipeline = Pipeline(
+        source,
+        config,
+        seed=seed,
+        device=_device(device),
+        num_transitions=num_transitions,
+        cache_root=Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir(),
+        progress=progress,
+    )
+    return GTAAugmentedDataset(pipeline, include_source=include_source)
+
+
+def _open(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
+    if isinstance(dataset, minari.MinariDataset):
+        return dataset
+    if not isinstance(dataset, str):
+        raise DatasetError(f"dataset is of type {type(dataset).__name__}; give a minari.MinariDataset or an id")
+    if not screen_id(dataset).exists():
+        raise DatasetError(
+            f"there is no dataset {dataset!r} on this machine; `minari list local` shows those there are, and "
+            f"`minari download {dataset}` fetches it if it is a public one"
+        )
+    opened: minari.MinariDataset = minari.load_dataset(dataset)
+    return opened
+
+
+def _whole(name: str, value: object, lowest: int, highest: int) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number from {lowest} to {highest}")
+    return int(value)
+
+
+def default_cache_dir() -> Path:
+    """GTA_DATASETS_CACHE, or the user's cache folder."""
+    folder = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("gta-datasets")
+    return Path(folder).expanduser().absolute()
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device={device!r} is not a torch device; choose 'auto', 'cpu' or 'cuda'") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}: torch finds no GPU on this machine; choose 'auto' or 'cpu'")
+    return str(chosen)
+
+
+def _configuration(
+    method: str | GTAConfig, preset: str, task: str | None, device: str, overrides: dict[str, Any]
+) -> GTAConfig:
+    if isinstance(method, GTAConfig):
+        if preset != "auto" or task is not None or overrides:
+            raise ConfigError("a configuration was given as method; change it with its replace() instead of by keyword")
+        return method
+    if method != "gta":
+        raise ConfigError(f"method={method!r} is not known; choose 'gta' or give a GTAConfig")
+    if preset == "auto":
+        preset = "fast" if device.startswith("cuda") else "cpu"
+    if preset not in PRESETS:
+        raise ConfigError(f"preset={preset!r} is not known; choose one of {', '.join(map(repr, ('auto', *PRESETS)))}")
+    if task is not None and task not in TASKS:
+        raise ConfigError(f"task={task!r} is not known; choose one of {', '.join(map(repr, TASKS))}, or None")
+    return GTAConfig().replace(**PRESETS[preset]).replace(**TASKS[task] if task else {}).replace(**overrides)

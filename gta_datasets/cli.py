@@ -1,0 +1,176 @@
+"""The command line: the same words as the Python interface."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gta_datasets.augment import augment, default_cache_dir
+from gta_datasets.config import allowed_keywords
+from gta_datasets.dataset import GTAAugmentedDataset
+from gta_datasets.errors import ConfigError, GTADatasetsError
+from gta_datasets.store import ShardStore, list_stores
+
+__all__ = ["main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Bigger and better offline-RL datasets.")
+cache = typer.Typer(no_args_is_help=True, help="Look after the cache.")
+app.add_typer(cache, name="cache")
+
+DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a Minari dataset on this machine.")]
+Preset = Annotated[str, typer.Option(help="paper, fast, cpu, smoke or auto.")]
+Transitions = Annotated[int | None, typer.Option(help="How many to generate; default: as many as the source has.")]
+Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
+Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Folder of the cache; default: GTA_DATASETS_CACHE or the user's.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A field of the configuration, such as alpha=1.3.")]
+
+
+@app.command("augment")
+def augment_command(
+    dataset: DatasetId,
+    preset: Preset = "auto",
+    num_transitions: Transitions = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    settings: Settings = None,
+) -> None:
+    """Train on a dataset, if need be, and generate everything that is missing."""
+    augmented = _augment(dataset, preset, num_transitions, seed, device, cache_dir, settings).generate()
+    typer.echo(f"{len(augmented.generated)} trajectories, {augmented.generated.total_steps} transitions")
+    typer.echo(f"cache: {augmented.path}")
+
+
+@app.command()
+def quality(
+    dataset: DatasetId,
+    preset: Preset = "auto",
+    num_transitions: Transitions = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    settings: Settings = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure what is generated against its source."""
+    augmented = _augment(dataset, preset, num_transitions, seed, device, cache_dir, settings)
+    found = augmented.quality() if report is None else augmented.report(report)
+    typer.echo(found.to_json() if as_json else found.table())
+
+
+@app.command()
+def export(
+    dataset: DatasetId,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Id of the new Minari dataset.")],
+    preset: Preset = "auto",
+    num_transitions: Transitions = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    settings: Settings = None,
+) -> None:
+    """Write source and generated episodes as an ordinary Minari dataset."""
+    augmented = _augment(dataset, preset, num_transitions, seed, device, cache_dir, settings)
+    typer.echo(f"{augmented.export(target).storage.data_path}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
+    device: Device = "cpu",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Augment an embedded HalfCheetah dataset and write a report with plots."""
+    from gta_datasets.demo import make_demo_dataset
+
+    augmented = augment(make_demo_dataset(), preset="demo", device=device, cache_dir=cache_dir).generate()
+    page = output / "report.html"
+    found = augmented.report(page)
+    (output / "quality.json").write_text(found.to_json())
+    typer.echo(f"{found.table()}\n\nreport: {page}")
+
+
+@cache.command("ls")
+def cache_ls(cache_dir: CacheDir = None) -> None:
+    """List what the cache holds."""
+    for store in _stores(cache_dir):
+        manifest = store.read_manifest() or {}
+        what = f"{manifest.get('kind', 'unknown')} of {manifest.get('dataset', 'unknown')}"
+        typer.echo(f"{store.key}  {store.nbytes / 1e6:9.1f} MB  {len(store.indices()):5d} shards  {what}")
+
+
+@cache.command("verify")
+def cache_verify(cache_dir: CacheDir = None) -> None:
+    """Check every shard; damaged ones are set aside and made again when next read. Exit code 1 if there were any."""
+    damaged = 0
+    for store in _stores(cache_dir):
+        for number, good in store.verify().items():
+            damaged += not good
+            if not good:
+                typer.echo(f"{store.key} shard {number} was damaged and has been set aside")
+    typer.echo(f"{damaged} damaged shards")
+    raise typer.Exit(code=int(damaged > 0))
+
+
+@cache.command("clear")
+def cache_clear(
+    key: Annotated[list[str] | None, typer.Argument(help="Keys to delete, as `ls` shows them; default: all.")] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Delete models and shards."""
+    stores = {store.key: store for store in _stores(cache_dir)}
+    unknown = sorted(set(key or ()) - set(stores))
+    if unknown:
+        raise ConfigError(f"the cache has no key {', '.join(unknown)}; `cache ls` lists those it has")
+    for name in key or stores:
+        stores[name].clear()
+        typer.echo(f"deleted {name}")
+
+
+def _stores(cache_dir: Path | None) -> list[ShardStore]:
+    return list_stores(cache_dir or default_cache_dir())
+
+
+def _augment(
+    dataset: str,
+    preset: str,
+    num_transitions: int | None,
+    seed: int,
+    device: str,
+    cache_dir: Path | None,
+    settings: list[str] | None,
+) -> GTAAugmentedDataset:
+    return augment(
+        dataset,
+        preset=preset,
+        num_transitions=num_transitions,
+        seed=seed,
+        device=device,
+        cache_dir=cache_dir,
+        **dict(_parse(setting) for setting in settings or ()),
+    )
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    """`name=value`, the value in JSON or a plain word."""
+    name, equals, text = setting.partition("=")
+    if not equals or name not in allowed_keywords():
+        raise ConfigError(f"--set {setting} is not name=value with one of {', '.join(sorted(allowed_keywords()))}")
+    try:
+        return name, json.loads(text)
+    except json.JSONDecodeError:
+        return name, text
+
+
+def main() -> None:
+    """Run the command line; errors of this library are one line on standard error and exit code 2."""
+    try:
+        app()
+    except GTADatasetsError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise SystemExit(2) from error

@@ -1,0 +1,1 @@
+"""Augmentation methods: from source windows to generated windows."""

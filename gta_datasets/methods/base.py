@@ -1,0 +1,52 @@
+"""What every augmentation method offers to the dataset that wraps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Augmenter", "Shard"]
+
+Shard = Mapping[str, NDArray[Any]]
+"""`Episodes.arrays()` of one shard, one episode per generated trajectory, and per trajectory `source_episode` and
+`source_start` (where its source window lies), `asked_return` (what the generator was asked for) and `source_return`."""
+
+
+class Augmenter(Protocol):
+    """A method bound to a source dataset, a seed and a device.
+
+    A shard is a pure function of the method's identity, its weights and the shard's number.
+    """
+
+    @property
+    def model_identity(self) -> Mapping[str, Any]:
+        """All that determines the trained weights, for the cache key."""
+        ...
+
+    @property
+    def sampling_identity(self) -> Mapping[str, Any]:
+        """All that determines a shard besides the weights, for the cache key."""
+        ...
+
+    def fit(self, folder: Path, *, progress: bool) -> str:
+        """Load the trained weights from `folder`, or train (resuming what is there) and leave them there.
+
+        Returns a digest of the weights.
+        """
+        ...
+
+    def is_fitted(self, folder: Path) -> bool:
+        """Whether `fit` would only load."""
+        ...
+
+    def lengths(self, shard: int) -> NDArray[np.int64]:
+        """Transitions of every trajectory of a shard, known without generating it."""
+        ...
+
+    def generate(self, shard: int) -> Shard:
+        """The trajectories of a shard; `fit` must have been called."""
+        ...

@@ -1,0 +1,202 @@
+"""Generative Trajectory Augmentation (Lee et al. 2024, arXiv 2405.16907).
+
+A diffusion model of sub-trajectories is trained on the dataset. To augment, a source window is noised up to the
+exploration level `mu` and denoised under its return-to-go amplified by `alpha`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gta_datasets.config import GTAConfig
+from gta_datasets.data.bank import Columns, WindowBank, WindowBatch
+from gta_datasets.data.reading import Source
+from gta_datasets.data.returns import amplify, returns_to_go
+from gta_datasets.data.reweighting import dense_weights, sparse_weights
+from gta_datasets.data.windows import WindowIndex, Windows
+from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
+from gta_datasets.diffusion.samplers import exploration_sigma
+from gta_datasets.methods.assemble import assemble_shard
+from gta_datasets.methods.base import Shard
+from gta_datasets.methods.sampling import sample_windows
+from gta_datasets.networks import build_network
+from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from gta_datasets.training.loop import train
+
+__all__ = ["GTA"]
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same configuration would give other trajectories."""
+
+MODEL_FILE, CHECKPOINT_FILE = "model.safetensors", "training.safetensors"
+
+
+class GTA:
+    """GTA on one source dataset.
+
+    Args:
+        source: the dataset's arrays.
+        config: all settings.
+        seed: seed of training and generation.
+        device: where the network runs.
+    """
+
+    def __init__(self, source: Source, config: GTAConfig, *, seed: int, device: torch.device) -> None:
+        self._source, self._config, self._seed, self._device = source, config, seed, device
+        data = config.data
+        self._returns = returns_to_go(source.episodes, discount=data.discount, terminal_penalty=data.terminal_penalty)
+        self._return_mean = float(self._returns.mean())
+        self._return_scale = float(self._returns.std()) or 1.0
+        self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
+        self._columns = Columns.of(source.episodes)
+        self._denoiser: EDMDenoiser | None = None
+        self._bank: WindowBank | None = None
+        self.losses: list[float] = []
+
+    @property
+    def skipped_episodes(self) -> NDArray[np.int64]:
+        """Episodes too short to hold a window, (S,); empty when short episodes are padded."""
+        return self._index.skipped
+
+    @property
+    def model_identity(self) -> Mapping[str, Any]:
+        return {
+            "method": "gta",
+            "version": ALGORITHM_VERSION,
+            "seed": self._seed,
+            "source": self._source.episodes.arrays(),
+            "spaces": [repr(self._source.observation_codec.space), repr(self._source.action_codec.space)],
+            "config": self._config.data_fields("data", "network", "training"),
+        }
+
+    @property
+    def sampling_identity(self) -> Mapping[str, Any]:
+        return self._config.data_fields("sampling")
+
+    def is_fitted(self, folder: Path) -> bool:
+        return (folder / MODEL_FILE).is_file()
+
+    def fit(self, folder: Path, *, progress: bool) -> str:
+        found = load_checkpoint(folder / MODEL_FILE) or self._train(folder, progress=progress)
+        denoiser = self._new_denoiser()
+        denoiser.load_state_dict(found.tensors)
+        self._denoiser = denoiser.eval().requires_grad_(False)
+        self.losses = list(found.record["losses"])
+        return _digest(found.tensors)
+
+    def lengths(self, shard: int) -> NDArray[np.int64]:
+        return self._draw(shard).length
+
+    def generate(self, shard: int) -> Shard:
+        if self._denoiser is None:
+            raise RuntimeError("fit() must be called before generate()")
+        windows = self._draw(shard)
+        batch = self._gather(windows)
+        source_return = self._returns[self._source.episodes.offsets[windows.episode] + windows.start]
+        asked_return = amplify(source_return, self._config.sampling.alpha)
+        condition = self._condition(batch, asked_return)
+        sigma = exploration_sigma(self._config.sampling.mu)
+
+        def noise(stream: str, step: int) -> Tensor:
+            generator = torch_generator(self._seed, f"{stream}/{step}", shard, self._device)
+            return torch.randn(batch.rows.shape, generator=generator, device=self._device)
+
+        with self._precision():
+            rows = sample_windows(
+                self._denoiser, batch.rows, condition, self._config.sampling, sigma=sigma, noise=noise
+            )
+        return assemble_shard(
+            rows.cpu().numpy(),
+            windows,
+            self._source,
+            self._columns,
+            source_return=source_return,
+            asked_return=asked_return,
+        )
+
+    def _draw(self, shard: int) -> Windows:
+        """Source windows of a shard, drawn uniformly."""
+        generator = numpy_generator(self._seed, "augment", shard)
+        return self._index.locate(generator.integers(len(self._index), size=self._config.sampling.windows_per_shard))
+
+    def _gather(self, windows: Windows) -> WindowBatch:
+        if self._bank is None:
+            self._bank = WindowBank(self._source.episodes, self._columns, self._config.data.horizon, self._device)
+        return self._bank.gather(windows)
+
+    def _condition(self, batch: WindowBatch, returns: NDArray[np.floating[Any]]) -> Condition:
+        standardised = ((returns - self._return_mean) / self._return_scale).astype(np.float32)
+        on_device = torch.from_numpy(standardised).to(self._device)
+        return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
+
+    def _precision(self) -> torch.autocast:
+        enabled = self._config.network.precision == "bfloat16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+
+    def _new_denoiser(self) -> EDMDenoiser:
+        columns, horizon = self._columns, self._config.data.horizon
+        inputs = columns.num_generated + int(columns.context.sum())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            network = build_network(self._config.network, horizon + 1, inputs, columns.num_generated)
+        return EDMDenoiser(network).to(self._device)
+
+    def _train(self, folder: Path, *, progress: bool) -> Checkpoint:
+        denoiser = self._new_denoiser().train()
+        training = self._config.training
+        cumulative = self._training_distribution()
+
+        def loss_of_step(step: int) -> Tensor:
+            numbers = self._draw_for_training(step, cumulative)
+            windows = self._index.locate(numbers)
+            batch = self._gather(windows)
+            starts = self._source.episodes.offsets[windows.episode] + windows.start
+            condition = self._condition(batch, self._returns[starts])
+            generator = torch_generator(self._seed, "train", step, self._device)
+            kept = torch.rand(len(windows), generator=generator, device=self._device) >= training.condition_dropout
+            condition = Condition(condition.returns, kept.float(), batch.context, batch.mask)
+            with self._precision():
+                return denoising_loss(denoiser, batch.rows, condition, generator)
+
+        checkpoint = folder / CHECKPOINT_FILE
+        result = train(denoiser, loss_of_step, training, checkpoint=checkpoint, run_id=folder.name, progress=progress)
+        trained = Checkpoint(result.weights, {"losses": result.losses})
+        save_checkpoint(folder / MODEL_FILE, trained)
+        checkpoint.unlink(missing_ok=True)
+        return trained
+
+    def _training_distribution(self) -> NDArray[np.float64] | None:
+        """Cumulative probability of the windows; None where all are equally likely."""
+        data, episodes = self._config.data, self._source.episodes
+        if data.reweighting == "none":
+            return None
+        if data.reweighting == "sparse":
+            return np.cumsum(sparse_weights(episodes, self._index, success_weight=data.success_weight))
+        windows = self._index.locate(np.arange(len(self._index)))
+        returns = self._returns[episodes.offsets[windows.episode] + windows.start]
+        return np.cumsum(dense_weights(returns, bins=data.bins))
+
+    def _draw_for_training(self, step: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:
+        generator = numpy_generator(self._seed, "batch", step)
+        size = self._config.training.train_batch_size
+        if cumulative is None:
+            return generator.integers(len(self._index), size=size)
+        drawn = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
+        return np.minimum(drawn, len(self._index) - 1).astype(np.int64)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

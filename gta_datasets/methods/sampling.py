@@ -1,0 +1,73 @@
+"""From source windows to generated windows with any of the samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from gta_datasets.config import SamplingConfig
+from gta_datasets.diffusion.edm import Condition, Denoise
+from gta_datasets.diffusion.guidance import guided
+from gta_datasets.diffusion.samplers import dpm_solver_2m, heun, karras_schedule, stochastic_heun
+
+__all__ = ["sample_windows"]
+
+Numbers = Callable[[str, int], Tensor]
+"""Standard normal numbers (B, R, F) of a named stream and a step of it."""
+
+
+def sample_windows(
+    denoise: Denoise, rows: Tensor, condition: Condition, config: SamplingConfig, *, sigma: float, noise: Numbers
+) -> Tensor:
+    """Noise `rows` up to `sigma` and denoise them again (GTA, algorithm 1).
+
+    Args:
+        denoise: the trained denoiser.
+        rows: normalised source windows, (B, R, F).
+        condition: what the windows are generated under.
+        config: sampler and guidance.
+        sigma: noise level of the exploration.
+        noise: random numbers; the whole batch at once, so that no sample depends on how evaluations are split.
+
+    Returns:
+        Normalised generated windows, (B, R, F); padding is 0.
+    """
+    batched = _in_batches(denoise, config.generate_batch_size)
+    guide = guided(batched, config.guidance, interval=(config.guidance_start, float("inf")))
+    noisy = rows + sigma * noise("start", 0) * condition.mask
+    schedule = karras_schedule(config.sampler_steps, start=sigma, end=min(config.sigma_end, sigma))
+
+    def step_noise(step: int) -> Tensor:
+        return noise("sampler", step)
+
+    with torch.no_grad():
+        match config.sampler:
+            case "dpm_2m_sde":
+                return dpm_solver_2m(guide, noisy, schedule, condition, step_noise, eta=config.eta)
+            case "dpm_2m":
+                return dpm_solver_2m(guide, noisy, schedule, condition)
+            case "heun":
+                return heun(guide, noisy, schedule, condition)
+            case "stochastic_heun":
+                tail = karras_schedule(config.sampler_steps, end=config.sigma_end)
+                tail = [sigma, *(level for level in tail if level < sigma * (1 - 1e-9))]
+                return stochastic_heun(
+                    guide, noisy, tail, condition, step_noise, churn=config.churn, reference_steps=config.sampler_steps
+                )
+            case _:
+                assert_never(config.sampler)
+
+
+def _in_batches(denoise: Denoise, size: int) -> Denoise:
+    """Evaluate at most `size` windows at a time."""
+
+    def evaluate(x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        if len(x) <= size:
+            return denoise(x, sigma, condition)
+        parts = [slice(start, start + size) for start in range(0, len(x), size)]
+        return torch.cat([denoise(x[part], sigma[part], condition[part]) for part in parts])
+
+    return evaluate

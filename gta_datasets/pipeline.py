@@ -1,0 +1,223 @@
+"""From a Minari dataset to verified shards on disk: each stage is done when first needed and never twice."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from gta_datasets.config import GTAConfig
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.reading import Source, read_episodes
+from gta_datasets.methods.base import Shard
+from gta_datasets.methods.gta import GTA
+from gta_datasets.store import ShardStore, content_key
+from gta_datasets.training.loop import CHECK_EVERY
+
+__all__ = ["Pipeline", "Plan"]
+
+MODEL_LOCK_TIMEOUT = 4 * 3600.0
+"""Seconds to wait for another process that trains the same model before training it here as well."""
+
+WARNED_EPISODES = 5
+"""How many episodes a warning describes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long every generated trajectory will be, known before any is generated."""
+
+    lengths: NDArray[np.int64]  # (G,) transitions
+    shard_sizes: NDArray[np.int64]  # (S,) trajectories taken from every shard
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.shard_sizes)
+
+    def locate(self, trajectory: int) -> tuple[int, int]:
+        """Shard of a trajectory and its number within it."""
+        ends = np.cumsum(self.shard_sizes)
+        shard = int(np.searchsorted(ends, trajectory, side="right"))
+        return shard, trajectory - int(ends[shard] - self.shard_sizes[shard])
+
+
+class Pipeline:
+    """The lazy stages behind an augmented dataset. Pickling carries what they are made from, not what they hold.
+
+    Args:
+        dataset: the source; never modified.
+        config: the method's configuration.
+        seed: seed of training and generation.
+        device: where the network runs.
+        num_transitions: how many to generate at least; None for as many as the source has.
+        cache_root: folder of the cache.
+        progress: show bars while training and generating.
+    """
+
+    def __init__(
+        self,
+        dataset: minari.MinariDataset,
+        config: GTAConfig,
+        *,
+        seed: int,
+        device: str,
+        num_transitions: int | None,
+        cache_root: Path,
+        progress: bool,
+    ) -> None:
+        self.dataset, self.config, self.seed, self.device = dataset, config, seed, device
+        self.num_transitions, self.cache_root, self.progress = num_transitions, cache_root, progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("dataset", "config", "seed", "device", "num_transitions", "cache_root", "progress")
+        return {name: self.__dict__[name] for name in kept}
+
+    @cached_property
+    def source(self) -> Source:
+        """The source's arrays, checked."""
+        return read_episodes(self.dataset, invalid=self.config.data.invalid)
+
+    @cached_property
+    def augmenter(self) -> GTA:
+        """The method bound to the source; a warning names the episodes that nothing is generated from."""
+        augmenter = GTA(self.source, self.config, seed=self.seed, device=torch.device(self.device))
+        if self.skipped:
+            some = "; ".join(self.skipped[:WARNED_EPISODES])
+            warnings.warn(
+                f"nothing is generated from {len(self.skipped)} of {self.dataset.total_episodes} source episodes "
+                f"(the attribute `skipped` names them all): {some}",
+                stacklevel=2,
+            )
+        return augmenter
+
+    @cached_property
+    def skipped(self) -> tuple[str, ...]:
+        """One sentence for every source episode that nothing is generated from."""
+        horizon = self.config.data.horizon
+        short = (
+            () if self.config.data.short_episodes == "pad" else np.flatnonzero(self.source.episodes.lengths < horizon)
+        )
+        lengths, ids = self.source.episodes.lengths, self.source.episode_ids
+        return self.source.dropped + tuple(
+            f"episode {ids[e]} of {self.dataset.id!r} has {lengths[e]} transitions, fewer than {horizon=}: skipped"
+            for e in short
+        )
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Which trajectories there are; needs the source, but no model."""
+        wanted = self.source.episodes.num_transitions if self.num_transitions is None else self.num_transitions
+        lengths: list[NDArray[np.int64]] = []
+        total = 0
+        while total < wanted:
+            of_shard = self.augmenter.lengths(len(lengths))
+            needed = int(np.searchsorted(np.cumsum(of_shard), wanted - total)) + 1
+            lengths.append(of_shard[:needed])
+            total += int(lengths[-1].sum())
+        sizes = np.array([len(part) for part in lengths], np.int64)
+        return Plan(np.concatenate([np.zeros(0, np.int64), *lengths]), sizes)
+
+    @cached_property
+    def model_store(self) -> ShardStore:
+        """Where the trained weights lie."""
+        return ShardStore(self.cache_root, content_key(self.augmenter.model_identity))
+
+    @cached_property
+    def shard_store(self) -> ShardStore:
+        """Where the shards lie; trains the model if there is none."""
+        digest = self._fit()
+        key = content_key(
+            {"model": self.model_store.key, "weights": digest, "sampling": self.augmenter.sampling_identity}
+        )
+        return ShardStore(self.cache_root, key)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What was done, in JSON: for the manifest and for exported datasets."""
+        return {
+            "dataset": self.dataset.id,
+            "method": "gta",
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            "versions": {
+                name: importlib.metadata.version(name) for name in ("gta-datasets", "torch", "minari", "numpy")
+            },
+        }
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.model_store.exists() and self.augmenter.is_fitted(self.model_store.path)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard of the plan is committed."""
+        return self.is_fitted and set(range(self.plan.num_shards)) <= set(self.shard_store.indices())
+
+    @property
+    def loss_history(self) -> list[tuple[int, float]]:
+        """Pairs of training step and mean loss."""
+        self.shard_store  # noqa: B018 - opening it trains
+        return [((place + 1) * CHECK_EVERY, loss) for place, loss in enumerate(self.augmenter.losses)]
+
+    def shard(self, number: int) -> Shard:
+        """A shard from the cache, made and committed first if it is missing."""
+        return self.shard_store.get_or_make(number, lambda: self._make(number))
+
+    def generate(self) -> None:
+        """Make every missing shard of the plan."""
+        committed = set(self.shard_store.indices())
+        missing = [number for number in range(self.plan.num_shards) if number not in committed]
+        for number in tqdm(missing, desc="generating", unit="shard", disable=not self.progress):
+            self.shard(number)
+
+    def generated(self) -> Iterator[Episodes]:
+        """The generated trajectories, shard by shard."""
+        for number, size in enumerate(self.plan.shard_sizes):
+            yield Episodes.from_arrays(self.shard(number)).slice(0, int(size))
+
+    def trajectory(self, number: int) -> dict[str, Any]:
+        """A generated trajectory in the form of Minari's episode dictionaries, without its number."""
+        shard, place = self.plan.locate(number)
+        episode = Episodes.from_arrays(self.shard(shard)).slice(place, place + 1)
+        return {
+            "observations": self.source.observation_codec.unflatten(episode.observations),
+            "actions": self.source.action_codec.unflatten(episode.actions),
+            "rewards": np.array(episode.rewards),
+            "terminations": np.array(episode.terminations),
+            "truncations": np.array(episode.truncations),
+            "infos": {},
+        }
+
+    def provenance(self, number: int) -> dict[str, float]:
+        """Where a generated trajectory comes from and what was asked of it."""
+        shard, place = self.plan.locate(number)
+        arrays = self.shard(shard)
+        return {
+            "source_episode": int(self.source.episode_ids[arrays["source_episode"][place]]),
+            "source_start": int(arrays["source_start"][place]),
+            "source_return": float(arrays["source_return"][place]),
+            "asked_return": float(arrays["asked_return"][place]),
+        }
+
+    def _make(self, number: int) -> Shard:
+        if self.shard_store.read_manifest() is None:
+            self.shard_store.write_manifest({"kind": "trajectories", **self.description})
+        return self.augmenter.generate(number)
+
+    def _fit(self) -> str:
+        store = self.model_store
+        if not self.is_fitted:
+            store.write_manifest({"kind": "model", **self.description})
+            with store.working("model", timeout=MODEL_LOCK_TIMEOUT):
+                return self.augmenter.fit(store.path, progress=self.progress)
+        return self.augmenter.fit(store.path, progress=False)
