@@ -50,6 +50,8 @@ class DataConfig:
     invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
     reweighting: Literal["none", "dense", "sparse"] = "none"  # GTA section 4.1
     bins: int = 50  # dense: bins of the return histogram
+    smoothing: float = 0.001  # dense: k, the share of windows below which a bin is drawn less
+    temperature: float = 5.0  # dense: tau, for returns in hundreds
     success_weight: float = 10.0  # sparse: how much more often a successful episode is drawn
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class DataConfig:
         _require_choice("invalid", self.invalid, ("error", "drop"))
         _require_choice("reweighting", self.reweighting, ("none", "dense", "sparse"))
         _require(self.bins >= 1, "bins", self.bins, "at least 1")
+        _require(self.smoothing > 0, "smoothing", self.smoothing, "a positive number")
+        _require(self.temperature > 0, "temperature", self.temperature, "a positive number")
         _require(self.success_weight > 0, "success_weight", self.success_weight, "a positive number")
 
 
@@ -90,6 +94,8 @@ class TrainingConfig:
     ema_decay: float = 0.999
     gradient_clip: float = 1.0  # global norm
     condition_dropout: float = 0.25  # share of windows trained without their return
+    log_sigma_mean: float = -1.2  # P_mean of EDM: mean of ln sigma
+    log_sigma_std: float = 1.2  # P_std of EDM: standard deviation of ln sigma
     optimizer: Literal["adam", "muon"] = "muon"
     checkpoint_seconds: float = _io(60.0)  # time between two checkpoints
 
@@ -101,6 +107,7 @@ class TrainingConfig:
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number in [0, 1)")
         _require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "a positive number")
         _require(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "a number in [0, 1)")
+        _require(self.log_sigma_std > 0, "log_sigma_std", self.log_sigma_std, "a positive number")
         _require_choice("optimizer", self.optimizer, ("adam", "muon"))
         _require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "at least 0")
 
@@ -118,6 +125,9 @@ class SamplingConfig:
     sigma_end: float = 0.02  # last noise level before 0; below it nothing is left to decide
     eta: float = 3.0  # stochasticity of dpm_2m_sde
     churn: float = 80.0  # S_churn of stochastic_heun
+    churn_min: float = 0.05  # S_tmin: lowest noise level at which it adds noise
+    churn_max: float = 50.0  # S_tmax: highest noise level at which it adds noise
+    churn_noise: float = 1.003  # S_noise: standard deviation of the noise it adds
     windows_per_shard: int = 1_024
     generate_batch_size: int = _io(1_024)  # windows per network evaluation
 
@@ -130,7 +140,8 @@ class SamplingConfig:
         _require(self.sampler_steps >= 2, "sampler_steps", self.sampler_steps, "at least 2")
         _require(self.sigma_end > 0, "sigma_end", self.sigma_end, "a positive noise level")
         _require(self.eta >= 0, "eta", self.eta, "a number of at least 0")
-        _require(self.churn >= 0, "churn", self.churn, "a number of at least 0")
+        for name in ("churn", "churn_min", "churn_max", "churn_noise"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         _require(self.windows_per_shard >= 1, "windows_per_shard", self.windows_per_shard, "at least 1")
         _require(self.generate_batch_size >= 1, "generate_batch_size", self.generate_batch_size, "at least 1")
 
@@ -223,8 +234,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "alpha": 1.3,
     },
     "fast": {"horizon": 31, "width": 384, "depth": 8, "training_steps": 60_000, "train_batch_size": 1_024},
-    "cpu": {"horizon": 15, "width": 192, "depth": 6, "training_steps": 7_000},
-    "demo": {"horizon": 15, "width": 128, "depth": 4, "training_steps": 1_500, "train_batch_size": 128},
+    "cpu": {"horizon": 15, "width": 192, "depth": 4, "training_steps": 7_000, "train_batch_size": 128},
+    "demo": {"horizon": 15, "width": 128, "depth": 4, "training_steps": 2_000, "train_batch_size": 128},
     "smoke": {
         "horizon": 7,
         "width": 32,

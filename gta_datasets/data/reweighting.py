@@ -35,12 +35,15 @@ def dense_weights(
     """
     if bins < 1:
         raise ConfigError(f"bins={bins} is not allowed; choose at least 1 (the paper uses 20, 50 or 100)")
-    scaled = returns * RETURN_UNIT
-    counts, edges = np.histogram(scaled, bins=bins)
+    scaled = np.asarray(returns, np.float64) * RETURN_UNIT
+    lowest = scaled.min()
+    width = (scaled.max() - lowest) / bins or 1.0
+    # Not np.histogram, which refuses returns that differ by rounding only.
+    of_window = np.minimum((scaled - lowest) / width, bins - 1).astype(np.int64)
+    counts = np.bincount(of_window, minlength=bins)
     fraction = counts / len(scaled)
-    midpoint = (edges[:-1] + edges[1:]) / 2
-    weight = fraction / (fraction + smoothing) * np.exp(-np.abs(midpoint[-1] - midpoint) / temperature)
-    of_window = np.clip(np.searchsorted(edges, scaled, side="right") - 1, 0, bins - 1)
+    below_best = width * np.arange(bins - 1, -1, -1)
+    weight = fraction / (fraction + smoothing) * np.exp(-below_best / temperature)
     probability = weight[of_window] / counts[of_window]
     return np.asarray(probability / probability.sum(), np.float64)
 

@@ -6,7 +6,6 @@ exploration level `mu` and denoised under its return-to-go amplified by `alpha`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ class GTA:
         denoiser.load_state_dict(found.tensors)
         self._denoiser = denoiser.eval().requires_grad_(False)
         self.losses = list(found.record["losses"])
-        return _digest(found.tensors)
+        return found.digest
 
     def lengths(self, shard: int) -> NDArray[np.int64]:
         return self._draw(shard).length
@@ -165,7 +164,14 @@ class GTA:
             kept = torch.rand(len(windows), generator=generator, device=self._device) >= training.condition_dropout
             condition = Condition(condition.returns, kept.float(), batch.context, batch.mask)
             with self._precision():
-                return denoising_loss(denoiser, batch.rows, condition, generator)
+                return denoising_loss(
+                    denoiser,
+                    batch.rows,
+                    condition,
+                    generator,
+                    log_sigma_mean=training.log_sigma_mean,
+                    log_sigma_std=training.log_sigma_std,
+                )
 
         checkpoint = folder / CHECKPOINT_FILE
         result = train(denoiser, loss_of_step, training, checkpoint=checkpoint, run_id=folder.name, progress=progress)
@@ -183,7 +189,7 @@ class GTA:
             return np.cumsum(sparse_weights(episodes, self._index, success_weight=data.success_weight))
         windows = self._index.locate(np.arange(len(self._index)))
         returns = self._returns[episodes.offsets[windows.episode] + windows.start]
-        return np.cumsum(dense_weights(returns, bins=data.bins))
+        return np.cumsum(dense_weights(returns, bins=data.bins, smoothing=data.smoothing, temperature=data.temperature))
 
     def _draw_for_training(self, step: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:
         generator = numpy_generator(self._seed, "batch", step)
@@ -192,11 +198,3 @@ class GTA:
             return generator.integers(len(self._index), size=size)
         drawn = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
         return np.minimum(drawn, len(self._index) - 1).astype(np.int64)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

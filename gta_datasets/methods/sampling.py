@@ -55,7 +55,16 @@ def sample_windows(
                 tail = karras_schedule(config.sampler_steps, end=config.sigma_end)
                 tail = [sigma, *(level for level in tail if level < sigma * (1 - 1e-9))]
                 return stochastic_heun(
-                    guide, noisy, tail, condition, step_noise, churn=config.churn, reference_steps=config.sampler_steps
+                    guide,
+                    noisy,
+                    tail,
+                    condition,
+                    step_noise,
+                    churn=config.churn,
+                    churn_min=config.churn_min,
+                    churn_max=config.churn_max,
+                    inflation=config.churn_noise,
+                    reference_steps=config.sampler_steps,
                 )
             case _:
                 assert_never(config.sampler)

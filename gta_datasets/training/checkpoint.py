@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -31,6 +33,16 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     record: dict[str, Any]
 
+    @property
+    def digest(self) -> str:
+        """blake2b of names, values and record; equal for equal content."""
+        digest = hashlib.blake2b(json.dumps(self.record, sort_keys=True).encode(), digest_size=16)
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix.`, by the rest of their names."""
         return {
@@ -47,7 +59,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         CacheError: the file cannot be written.
     """
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    atomic_write(path, safetensors.torch.save(on_host, metadata={"record": json.dumps(checkpoint.record)}))
+    atomic_write(
+        path,
+        safetensors.torch.save(
+            on_host, metadata={"record": json.dumps(checkpoint.record), "digest": checkpoint.digest}
+        ),
+    )
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
@@ -63,8 +80,10 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     try:
         _check_size(path, descriptor)
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["record"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            record = json.loads(metadata["record"])
+            found = Checkpoint({name: file.get_tensor(name) for name in file.keys()}, record)  # noqa: SIM118
+        digest = found.digest
     except CacheError:
         raise
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
@@ -73,7 +92,9 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         os.close(descriptor)
     if not isinstance(record, dict):
         raise CacheError(f"{path} is not a checkpoint of this library (no record); remove it to train again")
-    return Checkpoint(tensors, record)
+    if digest != metadata.get("digest"):
+        raise CacheError(f"{path} is damaged (its checksum does not match); remove it to train again")
+    return found
 
 
 def _check_size(path: Path, descriptor: int) -> None:

@@ -1,0 +1,58 @@
+"""One JSON file per measurement, with all that is needed to judge and repeat it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["RESULTS", "write_record"]
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
+
+
+def write_record(name: str, module: str, measured: Mapping[str, Any]) -> Path:
+    """Write `measured` to `results/<name>.json` beside command, machine, versions and git revision."""
+    arguments = " ".join(sys.argv[1:])
+    record = {
+        "command": f"python -m {module} {arguments}".strip(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "load_at_end": round(os.getloadavg()[0], 2),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        "revision": _revision(),
+        **measured,
+    }
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _revision() -> str:
+    git = ["git", "-C", str(Path(__file__).parent)]
+    revision = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "../gta_datasets"], capture_output=True, text=True, check=False
+    )
+    return revision.stdout.strip() + ("+changes" if changed.stdout else "")
