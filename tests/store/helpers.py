@@ -1,0 +1,79 @@
+"""What the tests of the store share: sample shards, and Python processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gta_datasets
+
+PROJECT = Path(__file__).parents[2]
+KEY = "0123456789abcdef" * 2
+OTHER_KEY = "f" * 32
+
+
+def sample(index: int, rows: int = 4) -> dict[str, NDArray[Any]]:
+    """The arrays of shard `index`: two episodes of `rows` transitions together."""
+    rng = np.random.default_rng(index)
+    return {
+        "observations": rng.normal(size=(rows + 2, 3)).astype(np.float32),
+        "actions": rng.normal(size=(rows, 2)),
+        "terminations": rng.random(rows) < 0.5,
+        "offsets": np.array([0, 1, rows]),
+        "source_episode": np.array([index, index + 1]),
+    }
+
+
+def same(first: Mapping[str, NDArray[Any]] | None, second: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether two shards have the same names, dtypes, shapes and bytes."""
+    return (
+        first is not None
+        and first.keys() == second.keys()
+        and all(
+            first[name].dtype == second[name].dtype
+            and first[name].shape == second[name].shape
+            and first[name].tobytes() == second[name].tobytes()
+            for name in first
+        )
+    )
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The committed shards in a key's folder."""
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+# Stands in for the package's own `__init__`, which imports torch: the store needs none of it, and without it a process
+# starts ten times faster and has no threads that a fork could disturb.
+BARE_PACKAGE = """
+import sys, types
+sys.modules["gta_datasets"] = types.ModuleType("gta_datasets")
+sys.modules["gta_datasets"].__path__ = [sys.argv.pop(1)]
+"""
+
+
+def python(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """A Python process that runs `script`, with the tests and the bare store importable."""
+    return subprocess.Popen(
+        [sys.executable, "-c", BARE_PACKAGE + script, str(Path(gta_datasets.__file__).parent), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def run(script: str, *arguments: object) -> str:
+    """What `script` prints; fails with its error output if it fails."""
+    process = python(script, *arguments)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return output
