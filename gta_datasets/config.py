@@ -117,23 +117,30 @@ class SamplingConfig:
     """How windows are noised and denoised again."""
 
     mu: float = 0.5  # exploration level: share of the 128-step noise schedule that is undone
-    alpha: float = 1.15  # exploitation level: amplification of the return
-    guidance: float = 2.0  # classifier-free guidance scale; 1 is plain conditioning
+    alpha: float = 1.3  # exploitation level: amplification of the return
+    return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
+    guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
     guidance_start: float = 0.3  # lowest noise level at which guidance applies
     sampler: Literal["dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"] = "dpm_2m_sde"
-    sampler_steps: int = 24  # noise levels from the exploration level down; stochastic_heun: of the full schedule
+    sampler_steps: int = 32  # noise levels from the exploration level down; stochastic_heun: of the full schedule
     sigma_end: float = 0.02  # last noise level before 0; below it nothing is left to decide
-    eta: float = 3.0  # stochasticity of dpm_2m_sde
+    eta: float = 5.0  # stochasticity of dpm_2m_sde
     churn: float = 80.0  # S_churn of stochastic_heun
     churn_min: float = 0.05  # S_tmin: lowest noise level at which it adds noise
     churn_max: float = 50.0  # S_tmax: highest noise level at which it adds noise
     churn_noise: float = 1.003  # S_noise: standard deviation of the noise it adds
     windows_per_shard: int = 1_024
-    generate_batch_size: int = _io(1_024)  # windows per network evaluation
+    generate_batch_size: int = _io(128)  # windows per network evaluation
 
     def __post_init__(self) -> None:
         _require(0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1]")
         _require(self.alpha >= 1, "alpha", self.alpha, "a number of at least 1")
+        _require(
+            self.return_limit == 0 or self.return_limit >= 1,
+            "return_limit",
+            self.return_limit,
+            "0 or a number of at least 1",
+        )
         _require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
         _require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")
         _require_choice("sampler", self.sampler, ("dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"))
@@ -231,10 +238,11 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "sampler_steps": 128,
         "sigma_end": 0.002,
         "guidance_start": 0.0,
-        "alpha": 1.3,
+        "return_limit": 0.0,
+        "guidance": 2.0,
     },
     "fast": {"horizon": 31, "width": 384, "depth": 8, "training_steps": 60_000, "train_batch_size": 1_024},
-    "cpu": {"horizon": 15, "width": 192, "depth": 4, "training_steps": 7_000, "train_batch_size": 128},
+    "cpu": {"horizon": 15, "width": 192, "depth": 4, "training_steps": 5_500, "train_batch_size": 128},
     "demo": {"horizon": 15, "width": 128, "depth": 4, "training_steps": 2_000, "train_batch_size": 128},
     "smoke": {
         "horizon": 7,

@@ -101,7 +101,7 @@ class GTA:
         windows = self._draw(shard)
         batch = self._gather(windows)
         source_return = self._returns[self._source.episodes.offsets[windows.episode] + windows.start]
-        asked_return = amplify(source_return, self._config.sampling.alpha)
+        asked_return = self._asked(source_return)
         condition = self._condition(batch, asked_return)
         sigma = exploration_sigma(self._config.sampling.mu)
 
@@ -121,6 +121,15 @@ class GTA:
             source_return=source_return,
             asked_return=asked_return,
         )
+
+    def _asked(self, source_return: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Amplified returns, up to the limit: far beyond the data the network no longer knows what it is asked for."""
+        sampling = self._config.sampling
+        amplified = amplify(source_return, sampling.alpha)
+        if sampling.return_limit == 0:
+            return amplified
+        limit = amplify(self._returns.max(keepdims=True), sampling.return_limit)
+        return np.minimum(amplified, np.maximum(limit, source_return))
 
     def _draw(self, shard: int) -> Windows:
         """Source windows of a shard, drawn uniformly."""

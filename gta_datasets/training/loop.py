@@ -148,7 +148,8 @@ class _Run:
         try:
             self._restore(found)
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CacheError(f"{checkpoint} does not fit this run ({error}); remove it to train again") from error
+            reason = " ".join(str(error).split())  # torch's reasons have several lines
+            raise CacheError(f"{checkpoint} does not fit this run ({reason}); remove it to train again") from error
 
     def _restore(self, found: Checkpoint) -> None:
         self.module.load_state_dict(found.under("module"))
