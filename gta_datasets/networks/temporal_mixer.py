@@ -31,11 +31,13 @@ class _MixerBlock(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Mix `x` (B, rows, width) under `modulation` (B, 6 * width)."""
         shift_t, scale_t, gate_t, shift_c, scale_c, gate_c = modulation.unsqueeze(1).chunk(6, dim=-1)
-        hidden = self.norm(x) * (1 + scale_t) + shift_t
-        x = x + gate_t * self.time(hidden.transpose(1, 2)).transpose(1, 2)
-        hidden = self._with_neighbours(self.norm(x) * (1 + scale_c) + shift_c)
-        hidden = self.channel_out(functional.relu(self.channel_in(hidden)).square())
-        return x + gate_c * hidden
+        hidden = torch.addcmul(shift_t, self.norm(x), 1 + scale_t)
+        # The transposed product of `self.time` without its two transpositions of the whole batch.
+        mixed = self.time.weight @ hidden + self.time.bias[:, None]
+        x = torch.addcmul(x, gate_t, mixed)
+        hidden = self._with_neighbours(torch.addcmul(shift_c, self.norm(x), 1 + scale_c))
+        hidden = functional.relu(self.channel_in(hidden))
+        return torch.addcmul(x, gate_c, self.channel_out(hidden * hidden))
 
     def _with_neighbours(self, x: Tensor) -> Tensor:
         """A quarter of the channels from the row before, a quarter from the row after, the rest from the row itself."""
