@@ -9,7 +9,8 @@ __all__ = ["numpy_generator", "torch_generator"]
 
 
 def _sequence(seed: int, stream: str, number: int) -> np.random.SeedSequence:
-    return np.random.SeedSequence([seed, *stream.encode(), number])
+    # The length keeps a digit at the end of a name apart from the number.
+    return np.random.SeedSequence([seed, len(stream), *stream.encode(), number])
 
 
 def numpy_generator(seed: int, stream: str, number: int) -> np.random.Generator:

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gta_datasets.config import (
+    PRESETS,
+    TASKS,
+    DataConfig,
+    GTAConfig,
+    NetworkConfig,
+    SamplingConfig,
+    TrainingConfig,
+    allowed_keywords,
+)
+from gta_datasets.errors import ConfigError, GTADatasetsError
+
+STAGES = {"data": DataConfig, "network": NetworkConfig, "training": TrainingConfig, "sampling": SamplingConfig}
+IO_FIELDS = {"checkpoint_seconds", "generate_batch_size"}
+"""The fields that may differ between two runs that share a cache entry."""
+
+# What the GTA paper searched (appendix C): alpha, mu.
+SEARCHED = {
+    "locomotion": ({1.1, 1.3, 1.4}, {0.25, 0.5}),
+    "maze2d": ({1.25, 1.3}, {0.5}),
+    "antmaze": ({1.1, 1.3, 1.5}, {0.05, 0.1, 0.25}),
+    "adroit": ({1.1, 1.3}, {0.1, 0.25}),
+    "kitchen": ({1.1, 1.3, 1.5}, {0.1, 0.25, 0.5}),
+}
+
+
+def another_value(name: str, value: object) -> object:
+    """An allowed value of a field that is not `value`."""
+    choices = {
+        "short_episodes": "skip",
+        "invalid": "drop",
+        "reweighting": "dense",
+        "network": "mixer_unet",
+        "optimizer": "adam",
+        "precision": "float32",
+        "sampler": "heun",
+        "width": 64,
+        "alpha": 1.6,
+    }
+    if name in choices:
+        return choices[name]
+    if isinstance(value, int):
+        return value + 1
+    assert isinstance(value, float)
+    shares = {"discount", "condition_dropout", "ema_decay", "mu"}
+    return value / 2 if name in shares else value + 1.0
+
+
+@pytest.mark.parametrize("task", [None, *TASKS])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_and_task_is_valid_and_survives_json(preset: str, task: str | None) -> None:
+    overrides = {**PRESETS[preset], **(TASKS[task] if task else {})}
+    config = GTAConfig().replace(**overrides)
+    assert GTAConfig.from_dict(json.loads(json.dumps(config.to_dict(), allow_nan=False))) == config
+    flat = {name: value for stage in config.to_dict().values() for name, value in stage.items()}
+    assert {name: flat[name] for name in overrides} == overrides
+
+
+@pytest.mark.parametrize("name", allowed_keywords())
+def test_every_field_can_be_replaced_alone_and_survives_json(name: str) -> None:
+    before = {field: value for stage in GTAConfig().to_dict().values() for field, value in stage.items()}
+    value = another_value(name, before[name])
+    config = GTAConfig().replace(**{name: value})
+    after = {field: value for stage in config.to_dict().values() for field, value in stage.items()}
+    assert after == before | {name: value}
+    assert GTAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert GTAConfig() != config
+
+
+def test_field_names_are_unique_over_all_stages() -> None:
+    names = [field.name for stage in STAGES.values() for field in dataclasses.fields(stage)]
+    assert len(names) == len(set(names))
+    assert sorted(names) == sorted(allowed_keywords())
+    assert {field.name: field.type for field in dataclasses.fields(GTAConfig)}.keys() == STAGES.keys()
+
+
+def test_data_fields_leave_out_exactly_the_io_fields() -> None:
+    kept = GTAConfig().data_fields()
+    assert kept.keys() == STAGES.keys()
+    for stage, fields in kept.items():
+        every = GTAConfig().to_dict()[stage]
+        assert fields == {name: value for name, value in every.items() if name not in IO_FIELDS}
+    assert set(allowed_keywords()) - {name for fields in kept.values() for name in fields} == IO_FIELDS
+    json.dumps(kept, allow_nan=False)
+
+
+def test_data_fields_of_some_stages() -> None:
+    config = GTAConfig().replace(alpha=1.2, horizon=5)
+    assert set(config.data_fields("sampling")) == {"sampling"}
+    assert config.data_fields("data", "sampling") == {
+        "data": config.data_fields()["data"],
+        "sampling": config.data_fields()["sampling"],
+    }
+    assert config.data_fields("data")["data"]["horizon"] == 5
+
+
+@pytest.mark.parametrize("name", allowed_keywords())
+def test_data_fields_change_with_every_field_that_affects_data(name: str) -> None:
+    """Fault row 9, at the level of the configuration."""
+    flat = {field: value for stage in GTAConfig().to_dict().values() for field, value in stage.items()}
+    changed = GTAConfig().replace(**{name: another_value(name, flat[name])})
+    assert (changed.data_fields() == GTAConfig().data_fields()) == (name in IO_FIELDS)
+
+
+def test_unknown_keywords_are_named_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown keyword 'alhpa', 'beta'; known: ") as raised:
+        GTAConfig().replace(beta=1, alpha=1.1, alhpa=1.2)
+    listed = str(raised.value).split("known: ")[-1].split(", ")
+    assert sorted(listed) == sorted(allowed_keywords())
+
+
+def test_unknown_names_in_a_stored_configuration_are_refused() -> None:
+    with pytest.raises(ConfigError, match="stage='store' is not allowed; choose one of 'data', 'network'"):
+        GTAConfig.from_dict({"store": {}})
+    with pytest.raises(ConfigError, match="a field of data='gamma' is not allowed; choose one of 'horizon', "):
+        GTAConfig.from_dict({"data": {"gamma": 0.9}})
+    with pytest.raises(ConfigError, match="a field of data='alpha' is not allowed"):
+        GTAConfig.from_dict({"data": {"alpha": 1.2}})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("horizon", "31", "int"),
+        ("horizon", 31.0, "int"),
+        ("horizon", True, "int"),
+        ("horizon", None, "int"),
+        ("alpha", "1.3", "float"),
+        ("alpha", True, "float"),
+        ("mu", None, "float"),
+        ("sampler", 2, "str"),
+        ("generate_batch_size", 8.0, "int"),
+        ("reweighting", None, "str"),
+    ],
+)
+def test_values_of_the_wrong_type_are_refused(name: str, value: object, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}={value!r} is not allowed; choose a value of type {wanted}"):
+        GTAConfig().replace(**{name: value})
+
+
+def test_whole_numbers_serve_as_floats() -> None:
+    config = GTAConfig().replace(alpha=2, gradient_clip=5)
+    assert (config.sampling.alpha, config.training.gradient_clip) == (2.0, 5.0)
+    assert type(config.sampling.alpha) is float
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("horizon", 0, "at least 1"),
+        ("horizon", -3, "at least 1"),
+        ("discount", -0.01, r"\[0, 1\]"),
+        ("discount", 1.01, r"\[0, 1\]"),
+        ("discount", NAN, "finite"),
+        ("terminal_penalty", -1.0, "at least 0"),
+        ("short_episodes", "drop", "one of 'pad', 'skip'"),
+        ("invalid", "skip", "one of 'error', 'drop'"),
+        ("reweighting", "maze", "one of 'none', 'dense', 'sparse'"),
+        ("bins", 0, "at least 1"),
+        ("success_weight", 0.0, "positive"),
+        ("network", "unet", "one of 'temporal_mixer', 'mixer_unet'"),
+        ("width", 7, "at least 8"),
+        ("depth", 0, "at least 1"),
+        ("training_steps", 0, "at least 1"),
+        ("train_batch_size", 0, "at least 1"),
+        ("learning_rate", 0.0, "positive"),
+        ("learning_rate", NAN, "finite"),
+        ("guidance", math.inf, "finite"),
+        ("warmup_steps", -1, "at least 0"),
+        ("ema_decay", 1.0, r"\[0, 1\)"),
+        ("ema_decay", -0.1, r"\[0, 1\)"),
+        ("gradient_clip", 0.0, "positive"),
+        ("condition_dropout", 1.0, r"\[0, 1\)"),
+        ("log_sigma_std", 0.0, "positive"),
+        ("optimizer", "sgd", "one of 'adam', 'muon'"),
+        ("precision", "float16", "one of 'float32', 'bfloat16'"),
+        ("checkpoint_seconds", -1.0, "at least 0"),
+        ("mu", 0.0, r"\(0, 1\]"),
+        ("mu", 1.5, r"\(0, 1\]"),
+        ("mu", NAN, "finite"),
+        ("alpha", 0.9, r"\[1, 2\]"),
+        ("alpha", 2.1, r"\[1, 2\]"),
+        ("return_limit", -1.0, "0 or a number of at least 1"),
+        ("return_limit", 0.5, "0 or a number of at least 1"),
+        ("guidance", -1.0, "at least 0"),
+        ("guidance_start", -0.1, "at least 0"),
+        ("sampler", "ddim", "one of 'dpm_2m_sde'"),
+        ("sampler_steps", 1, "at least 2"),
+        ("sigma_end", 0.0, "positive"),
+        ("eta", -1.0, "at least 0"),
+        ("churn", -1.0, "at least 0"),
+        ("churn_min", -1.0, "at least 0"),
+        ("churn_max", -1.0, "at least 0"),
+        ("churn_noise", -1.0, "at least 0"),
+        ("windows_per_shard", 0, "at least 1"),
+        ("generate_batch_size", 0, "at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, value: object, allowed: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}={value!r} is not allowed; choose .*{allowed}"):
+        GTAConfig().replace(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("horizon", 1),
+        ("discount", 0.0),
+        ("discount", 1.0),
+        ("terminal_penalty", 0.0),
+        ("warmup_steps", 0),
+        ("ema_decay", 0.0),
+        ("condition_dropout", 0.0),
+        ("mu", 1.0),
+        ("alpha", 1.0),
+        ("return_limit", 0.0),
+        ("return_limit", 1.0),
+        ("guidance", 0.0),
+        ("sampler_steps", 2),
+    ],
+)
+def test_ends_of_the_ranges_are_allowed(name: str, value: object) -> None:
+    config = GTAConfig().replace(**{name: value})
+    assert value in [getattr(getattr(config, stage), name, None) for stage in STAGES]
+
+
+def test_stages_check_themselves_without_replace() -> None:
+    with pytest.raises(ConfigError, match=r"mu=2\.0 is not allowed"):
+        SamplingConfig(mu=2)
+    with pytest.raises(ValueError, match="horizon=0"):
+        DataConfig(horizon=0)
+    with pytest.raises(ConfigError, match=r"horizon=2\.5 is not allowed; choose a value of type int"):
+        DataConfig(horizon=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="width=20 is not allowed; choose a multiple of 8"):
+        NetworkConfig(network="mixer_unet", width=20)
+    assert DataConfig(horizon=np.int64(5)).horizon == 5
+    assert issubclass(ConfigError, GTADatasetsError)
+
+
+def test_configurations_are_frozen_and_replace_leaves_the_original_alone() -> None:
+    config = GTAConfig()
+    config.replace(alpha=1.1)
+    assert config == GTAConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.sampling.alpha = 2.0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_lie_within_what_the_paper_searched(task: str) -> None:
+    alphas, levels = SEARCHED[task]
+    assert TASKS[task]["alpha"] in alphas
+    assert TASKS[task]["mu"] in levels
+    assert TASKS[task]["reweighting"] == ("dense" if task in ("locomotion", "adroit") else "sparse")
+
+
+def test_paper_preset_has_the_papers_values() -> None:
+    config = GTAConfig().replace(**PRESETS["paper"])
+    assert config.data.horizon + 1 == 32
+    assert (config.data.discount, config.data.terminal_penalty) == (0.99, 100.0)
+    assert (config.network.network, config.network.width) == ("mixer_unet", 16)
+    training = config.training
+    assert (training.training_steps, training.train_batch_size, training.learning_rate) == (1_000_000, 256, 3e-4)
+    assert (training.optimizer, training.condition_dropout) == ("adam", 0.25)
+    assert (training.log_sigma_mean, training.log_sigma_std) == (-1.2, 1.2)
+    sampling = config.sampling
+    assert (sampling.sampler, sampling.sampler_steps, sampling.churn) == ("stochastic_heun", 128, 80.0)
+    assert (sampling.churn_min, sampling.churn_max, sampling.churn_noise) == (0.05, 50.0, 1.003)
+    assert (sampling.guidance, sampling.guidance_start, sampling.sigma_end) == (2.0, 0.0, 0.002)
