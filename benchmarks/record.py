@@ -34,7 +34,7 @@ def write_record(name: str, module: str, measured: Mapping[str, Any]) -> Path:
         },
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
-        "revision": _revision(),
+        "revision": REVISION,
         **measured,
     }
     path = RESULTS / f"{name}.json"
@@ -56,3 +56,7 @@ def _revision() -> str:
         [*git, "status", "--porcelain", "--", "../gta_datasets"], capture_output=True, text=True, check=False
     )
     return revision.stdout.strip() + ("+changes" if changed.stdout else "")
+
+
+REVISION = _revision()
+"""Taken when the measurement starts: what is committed meanwhile was not measured."""

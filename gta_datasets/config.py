@@ -7,9 +7,12 @@ stay out of `data_fields`, and so out of the cache key.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from gta_datasets.errors import ConfigError
 
@@ -40,7 +43,26 @@ def _require_choice(name: str, value: object, choices: tuple[object, ...]) -> No
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class _Stage:
+    """Checks the type of every field against its default; whole numbers serve as floats, numpy's as Python's."""
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value, wanted = getattr(self, item.name), type(item.default)
+            value = value.item() if isinstance(value, np.generic) else value
+            if wanted is float and type(value) is int:
+                value = float(value)
+            _require(type(value) is wanted, item.name, value, f"a value of type {wanted.__name__}")
+            _require(not isinstance(value, float) or math.isfinite(value), item.name, value, "a finite number")
+            object.__setattr__(self, item.name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Check ranges."""
+
+
+@dataclass(frozen=True)
+class DataConfig(_Stage):
     """Which windows exist and how often each is drawn for training."""
 
     horizon: int = 31  # transitions per window; a window has one row more
@@ -54,7 +76,7 @@ class DataConfig:
     temperature: float = 5.0  # dense: tau, for returns in hundreds
     success_weight: float = 10.0  # sparse: how much more often a successful episode is drawn
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
         _require(0 <= self.discount <= 1, "discount", self.discount, "a number in [0, 1]")
         _require(self.terminal_penalty >= 0, "terminal_penalty", self.terminal_penalty, "a number of at least 0")
@@ -68,23 +90,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(_Stage):
     """The denoiser's network."""
 
     network: Literal["temporal_mixer", "mixer_unet"] = "temporal_mixer"
-    width: int = 256  # channels: of a row (temporal_mixer) or of the first resolution (mixer_unet)
+    width: int = 0  # channels of a row, or of the first resolution of mixer_unet; 0 for the network's own (256, 16)
     depth: int = 6  # blocks (temporal_mixer only)
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of matrix products, in training and in sampling
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _require_choice("network", self.network, ("temporal_mixer", "mixer_unet"))
-        _require(self.width >= 8, "width", self.width, "at least 8")
+        if self.network == "mixer_unet":
+            _require(self.width in range(0, 65, 8), "width", self.width, "a multiple of 8 up to 64 (the paper: 16)")
+        _require(self.width == 0 or self.width >= 8, "width", self.width, "at least 8, or 0")
         _require(self.depth >= 1, "depth", self.depth, "at least 1")
         _require_choice("precision", self.precision, ("float32", "bfloat16"))
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(_Stage):
     """How the denoiser is trained."""
 
     training_steps: int = 100_000
@@ -96,10 +120,10 @@ class TrainingConfig:
     condition_dropout: float = 0.25  # share of windows trained without their return
     log_sigma_mean: float = -1.2  # P_mean of EDM: mean of ln sigma
     log_sigma_std: float = 1.2  # P_std of EDM: standard deviation of ln sigma
-    optimizer: Literal["adam", "muon"] = "muon"
+    optimizer: Literal["adam", "muon"] = "muon"  # muon: for the matrices of the temporal mixer's blocks only
     checkpoint_seconds: float = _io(60.0)  # time between two checkpoints
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _require(self.training_steps >= 1, "training_steps", self.training_steps, "at least 1")
         _require(self.train_batch_size >= 1, "train_batch_size", self.train_batch_size, "at least 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
@@ -113,17 +137,17 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(_Stage):
     """How windows are noised and denoised again."""
 
     mu: float = 0.5  # exploration level: share of the 128-step noise schedule that is undone
     alpha: float = 1.3  # exploitation level: amplification of the return
     return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
     guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
-    guidance_start: float = 0.3  # lowest noise level at which guidance applies
+    guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
     sampler: Literal["dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"] = "dpm_2m_sde"
     sampler_steps: int = 32  # noise levels from the exploration level down; stochastic_heun: of the full schedule
-    sigma_end: float = 0.02  # last noise level before 0; below it nothing is left to decide
+    sigma_end: float = 0.02  # last noise level before 0; at most an eighth of the highest
     eta: float = 5.0  # stochasticity of dpm_2m_sde
     churn: float = 80.0  # S_churn of stochastic_heun
     churn_min: float = 0.05  # S_tmin: lowest noise level at which it adds noise
@@ -132,9 +156,10 @@ class SamplingConfig:
     windows_per_shard: int = 1_024
     generate_batch_size: int = _io(128)  # windows per network evaluation
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _require(0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1]")
-        _require(self.alpha >= 1, "alpha", self.alpha, "a number of at least 1")
+        # Beyond 2 a negative return would change its sign.
+        _require(1 <= self.alpha <= 2, "alpha", self.alpha, "a number in [1, 2]")
         _require(
             self.return_limit == 0 or self.return_limit >= 1,
             "return_limit",
@@ -177,7 +202,7 @@ class GTAConfig:
         for stage in dataclasses.fields(self):
             current = getattr(self, stage.name)
             chosen = {f.name: overrides[f.name] for f in dataclasses.fields(current) if f.name in overrides}
-            stages[stage.name] = dataclasses.replace(current, **_checked(current, chosen))
+            stages[stage.name] = dataclasses.replace(current, **chosen)
         return dataclasses.replace(self, **stages)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -187,12 +212,13 @@ class GTAConfig:
     @classmethod
     def from_dict(cls, form: Mapping[str, Mapping[str, object]]) -> GTAConfig:
         """The inverse of `to_dict`; missing fields take their defaults, unknown ones are an error."""
-        flat: dict[str, object] = {}
-        for stage, values in form.items():
-            known = {f.name for f in dataclasses.fields(cls)}
-            _require(stage in known, "stage", stage, "one of " + ", ".join(sorted(known)))
-            flat.update(values)
-        return cls().replace(**flat)
+        stages: dict[str, Any] = {}
+        for name, values in form.items():
+            _require_choice("stage", name, tuple(sorted(STAGES)))
+            for key in values:
+                _require_choice(f"a field of {name}", key, tuple(f.name for f in dataclasses.fields(STAGES[name])))
+            stages[name] = STAGES[name](**values)
+        return cls(**stages)
 
     def data_fields(self, *stages: str) -> dict[str, dict[str, Any]]:
         """The fields that affect what is generated, of some stages (default: all), JSON-compatible."""
@@ -207,22 +233,17 @@ class GTAConfig:
         }
 
 
-def _checked(current: object, chosen: Mapping[str, object]) -> dict[str, object]:
-    """Overrides with the type of the field's present value; whole numbers serve as floats."""
-    checked: dict[str, object] = {}
-    for name, value in chosen.items():
-        wanted = type(getattr(current, name))
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        _require(type(value) is wanted, name, value, f"a value of type {wanted.__name__}")
-        checked[name] = value
-    return checked
-
-
 def allowed_keywords() -> tuple[str, ...]:
     """Names of all fields of all stages; they are unique."""
-    stages = (DataConfig, NetworkConfig, TrainingConfig, SamplingConfig)
-    return tuple(f.name for stage in stages for f in dataclasses.fields(stage))
+    return tuple(f.name for stage in STAGES.values() for f in dataclasses.fields(stage))
+
+
+STAGES: Mapping[str, type[Any]] = {
+    "data": DataConfig,
+    "network": NetworkConfig,
+    "training": TrainingConfig,
+    "sampling": SamplingConfig,
+}
 
 
 PRESETS: Mapping[str, Mapping[str, object]] = {

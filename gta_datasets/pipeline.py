@@ -167,7 +167,8 @@ class Pipeline:
     def loss_history(self) -> list[tuple[int, float]]:
         """Pairs of training step and mean loss."""
         self.shard_store  # noqa: B018 - opening it trains
-        return [((place + 1) * CHECK_EVERY, loss) for place, loss in enumerate(self.augmenter.losses)]
+        last = self.config.training.training_steps
+        return [(min((place + 1) * CHECK_EVERY, last), loss) for place, loss in enumerate(self.augmenter.losses)]
 
     def shard(self, number: int) -> Shard:
         """A shard from the cache, made and committed first if it is missing."""

@@ -54,7 +54,8 @@ class GTA:
         data = config.data
         self._returns = returns_to_go(source.episodes, discount=data.discount, terminal_penalty=data.terminal_penalty)
         self._return_mean = float(self._returns.mean())
-        self._return_scale = float(self._returns.std()) or 1.0
+        spread, rounding = float(self._returns.std()), 1e-9 * float(np.abs(self._returns).max())
+        self._return_scale = spread if spread > rounding else 1.0
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
         self._columns = Columns.of(source.episodes)
         self._denoiser: EDMDenoiser | None = None

@@ -36,9 +36,11 @@ def sample_windows(
         Normalised generated windows, (B, R, F); padding is 0.
     """
     batched = _in_batches(denoise, config.generate_batch_size)
-    guide = guided(batched, config.guidance, interval=(config.guidance_start, float("inf")))
+    # With little exploration the fixed levels would lie above the start: nothing would be guided or refined.
+    lowest_guided, end = (min(level, sigma / 8) for level in (config.guidance_start, config.sigma_end))
+    guide = guided(batched, config.guidance, interval=(lowest_guided, float("inf")))
     noisy = rows + sigma * noise("start", 0) * condition.mask
-    schedule = karras_schedule(config.sampler_steps, start=sigma, end=min(config.sigma_end, sigma))
+    schedule = karras_schedule(config.sampler_steps, start=sigma, end=end)
 
     def step_noise(step: int) -> Tensor:
         return noise("sampler", step)

@@ -12,5 +12,5 @@ __all__ = ["MixerUNet", "TemporalMixer", "build_network"]
 def build_network(config: NetworkConfig, rows: int, in_features: int, out_features: int) -> nn.Module:
     """The network of a configuration for windows of `rows` rows."""
     if config.network == "mixer_unet":
-        return MixerUNet(rows, in_features, out_features, width=config.width)
-    return TemporalMixer(rows, in_features, out_features, width=config.width, depth=config.depth)
+        return MixerUNet(rows, in_features, out_features, width=config.width or 16)
+    return TemporalMixer(rows, in_features, out_features, width=config.width or 256, depth=config.depth)
