@@ -130,7 +130,8 @@ class GTA:
         if sampling.return_limit == 0:
             return amplified
         limit = amplify(self._returns.max(keepdims=True), sampling.return_limit)
-        return np.minimum(amplified, np.maximum(limit, source_return))
+        asked: NDArray[np.floating[Any]] = np.minimum(amplified, np.maximum(limit, source_return))
+        return asked
 
     def _draw(self, shard: int) -> Windows:
         """Source windows of a shard, drawn uniformly."""
@@ -207,4 +208,5 @@ class GTA:
         if cumulative is None:
             return generator.integers(len(self._index), size=size)
         drawn = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
-        return np.minimum(drawn, len(self._index) - 1).astype(np.int64)
+        inside: NDArray[np.int64] = np.minimum(drawn, len(self._index) - 1)
+        return inside
