@@ -26,10 +26,12 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=30_000, help="transitions set into the simulator")
     parser.add_argument("--cache-dir", type=Path, default=None, help="keep the cache here (default: a new folder)")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--name", help="name of the result (default: dataset and preset)")
     arguments = parser.parse_args()
     settings = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.settings)}
     if unknown := set(settings) - set(allowed_keywords()):
         parser.error(f"unknown settings: {', '.join(sorted(unknown))}")
+    dataset_and_preset = f"{arguments.dataset.replace('/', '-')}-{arguments.preset}"
     with tempfile.TemporaryDirectory() as scratch:
         cache = arguments.cache_dir or Path(scratch)
 
@@ -57,7 +59,7 @@ def main() -> None:
         first_generated = time.perf_counter()
         quality = augmented.report(cache / "report.html", sample=arguments.sample)
         path = write_record(
-            f"core/{arguments.dataset.replace('/', '-')}-{arguments.preset}",
+            f"core/{arguments.name or dataset_and_preset}",
             "benchmarks.core",
             {
                 "dataset": arguments.dataset,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import Space, spaces
+from minari.serialization import serialize_space
 from numpy.typing import NDArray
 
 from gta_datasets.errors import DatasetError, UnsupportedSpaceError
@@ -157,6 +158,11 @@ class SpaceCodec:
         if start == 0:
             raise UnsupportedSpaceError(f"the {name} space {space} has no elements; there is nothing to model in it")
         return cls(space, name, tuple(leaves), start, dtype, tuple(parts), tuple(keys for keys, _ in found))
+
+    @property
+    def identity(self) -> str:
+        """The space in full, every bound with all its digits (`repr` shortens them)."""
+        return str(serialize_space(self.space))
 
     def count(self, batch: Any) -> int:
         """Rows of `batch`, by its first leaf."""

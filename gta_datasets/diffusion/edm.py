@@ -28,7 +28,7 @@ class Condition:
         """The same windows with their returns dropped."""
         return replace(self, keep=torch.zeros_like(self.keep))
 
-    def __getitem__(self, rows: slice) -> Condition:
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
         return Condition(self.returns[rows], self.keep[rows], self.context[rows], self.mask[rows])
 
     def join(self, other: Condition) -> Condition:

@@ -23,6 +23,7 @@ from gta_datasets.data.reweighting import dense_weights, sparse_weights
 from gta_datasets.data.windows import WindowIndex, Windows
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.samplers import exploration_sigma
+from gta_datasets.errors import CacheError
 from gta_datasets.methods.assemble import assemble_shard
 from gta_datasets.methods.base import Shard
 from gta_datasets.methods.sampling import sample_windows
@@ -74,7 +75,7 @@ class GTA:
             "version": ALGORITHM_VERSION,
             "seed": self._seed,
             "source": self._source.episodes.arrays(),
-            "spaces": [repr(self._source.observation_codec.space), repr(self._source.action_codec.space)],
+            "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
             "config": self._config.data_fields("data", "network", "training"),
         }
 
@@ -88,9 +89,14 @@ class GTA:
     def fit(self, folder: Path, *, progress: bool) -> str:
         found = load_checkpoint(folder / MODEL_FILE) or self._train(folder, progress=progress)
         denoiser = self._new_denoiser()
-        denoiser.load_state_dict(found.tensors)
+        try:
+            denoiser.load_state_dict(found.tensors)
+            self.losses = [float(loss) for loss in found.record["losses"]]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            path = folder / MODEL_FILE
+            raise CacheError(f"{path} is not this model ({reason}); remove it to train again") from error
         self._denoiser = denoiser.eval().requires_grad_(False)
-        self.losses = list(found.record["losses"])
         return found.digest
 
     def lengths(self, shard: int) -> NDArray[np.int64]:

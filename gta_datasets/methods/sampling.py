@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -14,6 +15,9 @@ from gta_datasets.diffusion.guidance import guided
 from gta_datasets.diffusion.samplers import dpm_solver_2m, heun, karras_schedule, stochastic_heun
 
 __all__ = ["sample_windows"]
+
+BLOCK = 16
+"""Windows in the smallest network evaluation."""
 
 Numbers = Callable[[str, int], Tensor]
 """Standard normal numbers (B, R, F) of a named stream and a step of it."""
@@ -73,12 +77,20 @@ def sample_windows(
 
 
 def _in_batches(denoise: Denoise, size: int) -> Denoise:
-    """Evaluate at most `size` windows at a time."""
+    """Evaluate at most `size` windows at a time, rounded up to whole blocks.
+
+    Matrix products pick their kernels, and with them the order of summation, by the number of rows. In whole blocks a
+    window gets the same bits in a batch of any size; the last block is filled up with copies of its first window.
+    """
+    size = BLOCK * math.ceil(size / BLOCK)
 
     def evaluate(x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        if len(x) <= size:
-            return denoise(x, sigma, condition)
-        parts = [slice(start, start + size) for start in range(0, len(x), size)]
-        return torch.cat([denoise(x[part], sigma[part], condition[part]) for part in parts])
+        parts: list[Tensor] = []
+        for start in range(0, len(x), size):
+            rows = torch.arange(start, min(start + size, len(x)), device=x.device)
+            filler = rows[:1].expand(-len(rows) % BLOCK)
+            padded = torch.cat([rows, filler])
+            parts.append(denoise(x[padded], sigma[padded], condition[padded])[: len(rows)])
+        return torch.cat(parts)
 
     return evaluate

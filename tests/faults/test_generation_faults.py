@@ -1,0 +1,670 @@
+"""Rows 8, 20 to 33 and 35 of the fault matrix, through augment(): what is generated obeys its contract whatever the
+source is like, a run that is stopped anywhere ends with the same weights, and nothing but the seed decides.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from gta_datasets import GTAAugmentedDataset
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.errors import CacheError, DatasetError
+from gta_datasets.store import ShardStore
+from tests.builders import LINEAR_ACTION_SPACE, LINEAR_OBSERVATION_SPACE, edit_file, linear_dataset, make_dataset
+from tests.smoke import leaves, run_script, shard_bytes, tiny, trajectories
+from tests.store.helpers import KEY, python
+
+HORIZON = 7
+LENGTHS, TERMINATED = (1, 3, 7, 8, 20, 20, 30), (0, 1, 4)
+
+GOAL = spaces.Dict(
+    achieved_goal=spaces.Box(-9, 9, (2,), np.float64),
+    desired_goal=spaces.Box(-9, 9, (2,), np.float64),
+    observation=spaces.Box(-np.inf, np.inf, (3,), np.float64),
+)
+NESTED = spaces.Tuple(
+    [
+        spaces.Dict(mode=spaces.Discrete(3, start=-1), gears=spaces.MultiDiscrete([2, 4])),
+        spaces.MultiBinary([2, 2]),
+        spaces.Box(-5, 9, (2,), np.int32),
+        spaces.Box(0, np.inf, (1,), np.float32),
+    ]
+)
+SPACES = {
+    "box": (LINEAR_OBSERVATION_SPACE, LINEAR_ACTION_SPACE),
+    "goal": (GOAL, spaces.Box(-1, 1, (2,), np.float64)),
+    "nested": (NESTED, NESTED),
+    "discrete": (spaces.Discrete(6, start=2), spaces.Discrete(4)),
+    "multi": (spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)),
+    "integers": (spaces.Box(-100, 100, (2,), np.int16), spaces.Box(0, 3, (1,), np.int64)),
+    "scalar": (spaces.Box(-1, 1, (), np.float32), spaces.Box(-2, 2, (), np.float64)),
+    "matrix": (spaces.Box(-1, 1, (2, 3), np.float32), spaces.Box(-2, 2, (2, 1), np.float16)),
+}
+
+
+@pytest.fixture(scope="module")
+def dataset() -> minari.MinariDataset:
+    return linear_dataset("generation/linear-v0", lengths=LENGTHS, terminated=TERMINATED)
+
+
+@pytest.fixture(scope="module")
+def augmented(dataset: minari.MinariDataset) -> GTAAugmentedDataset:
+    return tiny(dataset, num_transitions=2_500, windows_per_shard=64).generate()
+
+
+def origins(augmented: GTAAugmentedDataset) -> list[dict[str, Any]]:
+    """Where every generated trajectory comes from."""
+    return list(augmented.generated.storage.get_episode_metadata(range(len(augmented.generated))))
+
+
+def check_contract(augmented: GTAAugmentedDataset) -> None:
+    """What holds for all that is generated, whatever the source."""
+    observation_space, action_space = augmented.observation_space, augmented.action_space
+    source = {int(episode.id): episode for episode in augmented.source}
+    generated = list(augmented.generated)
+    assert generated
+    for episode, origin in zip(generated, origins(augmented), strict=True):
+        steps, original = len(episode), source[origin["source_episode"]]
+        start, stop = origin["source_start"], origin["source_start"] + steps
+        assert 1 <= steps == min(len(original), augmented.config.data.horizon)
+        assert 0 <= start <= stop <= len(original)
+        assert all(len(array) == steps + 1 for array in leaves(episode.observations))
+        assert all(len(array) == steps for array in leaves(episode.actions))
+        for batch in (episode.observations, episode.actions, episode.rewards):
+            assert all(np.isfinite(array).all() for array in leaves(batch))
+        assert np.isfinite([origin["source_return"], origin["asked_return"]]).all()
+        assert not episode.terminations[:-1].any()
+        assert not episode.truncations[:-1].any()
+        terminates = bool(original.terminations[-1]) and stop == len(original)
+        assert (bool(episode.terminations[-1]), bool(episode.truncations[-1])) == (terminates, not terminates)
+        for step in range(steps):
+            assert action_space.contains(member(action_space, episode.actions, step))
+        for step in range(steps + 1):
+            assert observation_space.contains(member(observation_space, episode.observations, step))
+
+
+def member(space: spaces.Space[Any], batch: Any, step: int) -> Any:
+    """One sample of a batch in the form that gymnasium's `contains` takes."""
+    if isinstance(space, spaces.Dict):
+        return {key: member(child, batch[key], step) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(member(child, batch[place], step) for place, child in enumerate(space.spaces))
+    sample = batch[step]
+    return sample if isinstance(space, spaces.Discrete) else np.asarray(sample, space.dtype)
+
+
+def test_generated_trajectories_obey_the_contract(augmented: GTAAugmentedDataset) -> None:
+    check_contract(augmented)
+    made = trajectories(augmented)
+    assert {1, 3, 7} == set(made.lengths.tolist())
+    assert 0 < made.terminations.sum() < made.num_episodes
+
+
+def test_generated_trajectories_are_new(augmented: GTAAugmentedDataset) -> None:
+    known = {row.tobytes() for episode in augmented.source for row in episode.observations}
+    made = [row.tobytes() for episode in augmented.generated for row in episode.observations]
+    assert not known & set(made)
+    assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_row_27_every_kind_of_space(kind: str) -> None:
+    observation_space, action_space = SPACES[kind]
+    dataset = make_dataset(
+        f"generation/{kind}-v0",
+        observation_space=observation_space,
+        action_space=action_space,
+        lengths=(9, 3, 12, 7),
+        endings=("terminated", "truncated", "truncated", "none"),
+    )
+    check_contract(tiny(dataset))
+
+
+def test_row_27_goals_are_copied_bit_by_bit() -> None:
+    def same_goal(file: Any) -> None:
+        for number in range(4):
+            goals = file[f"episode_{number}/observations/desired_goal"]
+            goals[...] = goals[0]
+
+    lengths = (9, 3, 12, 7)
+    dataset = make_dataset("generation/goals-v0", observation_space=GOAL, lengths=lengths)
+    augmented = tiny(edit_file(dataset, same_goal), num_transitions=400)
+    seen = set()
+    for episode, origin in zip(augmented.generated, origins(augmented), strict=True):
+        goal = augmented[origin["source_episode"]].observations["desired_goal"][0]
+        seen.add(goal.tobytes())
+        assert all(row.tobytes() == goal.tobytes() for row in episode.observations["desired_goal"])
+        assert len(np.unique(episode.observations["achieved_goal"])) > 2
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(("field", "value"), [("observations", np.nan), ("rewards", np.inf), ("actions", -np.inf)])
+def test_row_20_a_number_that_is_not_finite(tmp_path: Path, field: str, value: float) -> None:
+    def spoil(file: Any) -> None:
+        file[f"episode_2/{field}"][3] = value
+
+    dataset = edit_file(linear_dataset(f"generation/broken-{field}-v0"), spoil)
+    with pytest.raises(DatasetError, match=r"episode 2: \w+ is -?(nan|inf) at step 3"):
+        len(tiny(dataset))
+    augmented = tiny(dataset, invalid="drop", cache_dir=tmp_path)
+    with pytest.warns(UserWarning, match="nothing is generated from 1 of 8 source episodes .*episode 2: ") as caught:
+        made = trajectories(augmented)
+    assert len(caught) == 1
+    assert len(augmented.skipped) == 1
+    assert "episode 2: " in augmented.skipped[0]
+    assert np.isfinite(made.observations).all()
+    assert np.isfinite(made.rewards).all()
+    numbers = {origin["source_episode"] for origin in origins(augmented)}
+    assert numbers <= {0, 1, 3, 4, 5, 6, 7}
+    assert max(numbers) > 2, "this test needs an origin behind the dropped episode"
+    assert len(augmented) - len(augmented.generated) == 8, "the source stays complete"
+
+
+def test_row_20_dropped_and_short_episodes_are_named_once() -> None:
+    def spoil(file: Any) -> None:
+        file["episode_1/rewards"][0] = np.nan
+
+    dataset = edit_file(linear_dataset("generation/both-v0", lengths=(20, 20, 3, 20)), spoil)
+    augmented = tiny(dataset, invalid="drop", short_episodes="skip")
+    with pytest.warns(UserWarning, match="nothing is generated from 2 of 4 source episodes"):
+        len(augmented)
+    assert [sentence.count("episode 1") for sentence in augmented.skipped] == [1, 0]
+    assert "episode 2 of 'generation/both-v0' has 3 transitions" in augmented.skipped[1]
+
+
+def test_row_20_an_export_leaves_dropped_episodes_out() -> None:
+    def spoil(file: Any) -> None:
+        file["episode_1/rewards"][0] = np.nan
+
+    dataset = edit_file(linear_dataset("generation/export-source-v0", lengths=(9, 9, 9)), spoil)
+    augmented = tiny(dataset, invalid="drop")
+    with pytest.warns(UserWarning, match="nothing is generated from 1 of 3"):
+        exported = augmented.export("generation/export-v0")
+    assert len(exported) == 2 + len(augmented.generated)
+    np.testing.assert_array_equal(exported[1].observations, dataset[2].observations)
+
+
+@pytest.mark.parametrize("steps", range(1, HORIZON + 1))
+@pytest.mark.parametrize("ending", ["terminated", "truncated"])
+def test_row_21_episodes_shorter_than_the_horizon_are_padded(steps: int, ending: Any) -> None:
+    dataset = make_dataset(f"generation/short-{steps}-{ending}-v0", lengths=(steps,) * 3, endings=ending)
+    augmented = tiny(dataset)
+    check_contract(augmented)
+    assert {len(episode) for episode in augmented.generated} == {steps}
+    assert augmented.skipped == ()
+
+
+def test_row_21_short_episodes_are_skipped_with_a_count() -> None:
+    dataset = linear_dataset("generation/skip-v0", lengths=range(1, 10))
+    augmented = tiny(dataset, short_episodes="skip", num_transitions=150)
+    with pytest.warns(UserWarning, match="nothing is generated from 6 of 9 source episodes"):
+        check_contract(augmented)
+    assert len(augmented.skipped) == 6
+    assert {origin["source_episode"] for origin in origins(augmented)} == {6, 7, 8}
+
+
+def test_row_21_no_episode_is_long_enough() -> None:
+    dataset = linear_dataset("generation/all-short-v0", lengths=(3, 5, 4))
+    message = r"horizon=7 is longer than every episode .*longest: 5 transitions.*choose horizon <= 5"
+    with pytest.raises(DatasetError, match=message):
+        len(tiny(dataset, short_episodes="skip"))
+
+
+def test_row_22_terminal_only_episodes_keep_their_flags() -> None:
+    dataset = linear_dataset("generation/terminal-v0", lengths=(1,) * 6, terminated=range(6))
+    augmented = tiny(dataset)
+    check_contract(augmented)
+    made = trajectories(augmented)
+    assert made.terminations.all()
+    assert not made.truncations.any()
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7, 40])
+def test_row_23_one_episode(steps: int) -> None:
+    augmented = tiny(linear_dataset(f"generation/one-{steps}-v0", lengths=(steps,)), num_transitions=30)
+    check_contract(augmented)
+    assert augmented.generated.total_steps >= 30
+
+
+def test_row_24_nothing_left(dataset: minari.MinariDataset) -> None:
+    augmented = tiny(dataset.filter_episodes(lambda episode: False))
+    for action in (lambda: len(augmented), augmented.fit, augmented.generate, lambda: augmented[0]):
+        with pytest.raises(DatasetError, match="'generation/linear-v0' has no episodes; if it was filtered, loosen"):
+            action()
+
+
+def test_row_25_a_missing_last_observation() -> None:
+    def cut(file: Any) -> None:
+        rows = file["episode_3/observations"][:-1]
+        del file["episode_3/observations"]
+        file["episode_3/observations"] = rows
+
+    dataset = edit_file(linear_dataset("generation/cut-v0"), cut)
+    with pytest.raises(DatasetError, match="episode 3: 20 observations for 20 steps, where 21 are needed"):
+        tiny(dataset).fit()
+
+
+def test_row_26_terminated_and_truncated_at_once_is_terminated() -> None:
+    augmented = tiny(make_dataset("generation/both-flags-v0", lengths=(4,) * 4, endings="both"))
+    made = trajectories(augmented)
+    last = made.offsets[1:] - 1
+    assert made.terminations[last].all()
+    assert not made.truncations.any()
+
+
+def test_row_28_constant_columns_come_back() -> None:
+    def flatten(file: Any) -> None:
+        for number in range(8):
+            file[f"episode_{number}/observations"][:, 1] = np.float32(0.1)
+            file[f"episode_{number}/actions"][:, 0] = np.float32(-0.3)
+            file[f"episode_{number}/rewards"][...] = np.float32(0.7)
+
+    augmented = tiny(edit_file(linear_dataset("generation/constant-v0"), flatten))
+    check_contract(augmented)
+    made = trajectories(augmented)
+    assert set(made.observations[:, 1]) == {np.float32(0.1)}
+    assert set(made.actions[:, 0]) == {np.float32(-0.3)}
+    assert set(made.rewards) == {np.float32(0.7)}
+    assert len(set(made.observations[:, 0])) > 50
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1e9, 1.0), (0.0, 1e-9), (-1e9, 1e-3)])
+def test_row_29_ranges_keep_type_and_scale(offset: float, scale: float) -> None:
+    """With the least exploration a trajectory stays within a few hundredths of its source, in units of the scale."""
+    space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    dataset = make_dataset(
+        f"generation/range-{offset}-{scale}-v0".replace(".", "_"), observation_space=space, lengths=(20,) * 4
+    )
+
+    def stretch(file: Any) -> None:
+        for number in range(4):
+            rows = file[f"episode_{number}/observations"]
+            rows[...] = rows[...] * scale + offset
+
+    augmented = tiny(edit_file(dataset, stretch), mu=0.01)
+    check_contract(augmented)
+    for episode, origin in zip(augmented.generated, origins(augmented), strict=True):
+        assert episode.observations.dtype == np.float64
+        start = origin["source_start"]
+        original = augmented[origin["source_episode"]].observations[start : start + len(episode) + 1]
+        assert np.abs(episode.observations - original).max() < 0.05 * scale + np.spacing(abs(offset))
+        assert not np.array_equal(episode.observations, original)
+
+
+def test_row_30_bounds() -> None:
+    """Recorded actions lie on and beyond the bounds; generated ones within, and observations are not clipped."""
+
+    def push(file: Any) -> None:
+        for number in range(8):
+            actions = file[f"episode_{number}/actions"]
+            actions[...] = np.sign(actions[...]) * 1.5
+
+    augmented = tiny(edit_file(linear_dataset("generation/bounds-v0"), push))
+    check_contract(augmented)
+    made = trajectories(augmented)
+    assert np.abs(made.actions).max() == 1
+    assert np.abs(augmented[0].actions).max() == 1.5, "the source stays as recorded"
+
+
+def test_row_31_an_unflagged_cut_ends_in_a_truncation_and_nothing_crosses_it() -> None:
+    dataset = make_dataset("generation/cuts-v0", lengths=(9, 4, 8), endings="none")
+    augmented = tiny(dataset, mu=0.01)
+    check_contract(augmented)
+    last_steps = 0
+    for episode, origin in zip(augmented.generated, origins(augmented), strict=True):
+        assert bool(episode.truncations[-1])
+        original = augmented[origin["source_episode"]]
+        start = origin["source_start"]
+        rows = original.observations[start : start + len(episode) + 1]
+        np.testing.assert_allclose(episode.observations, rows, atol=0.1)
+        last_steps += start + len(episode) == len(original)
+    assert last_steps > 0
+
+
+def test_row_35_only_the_seed_decides(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    expected = shard_bytes(tiny(dataset, cache_dir=tmp_path / "0"), 3)
+    np.random.seed(99)  # noqa: NPY002 - global state must not matter
+    torch.manual_seed(99)
+    assert shard_bytes(tiny(dataset, cache_dir=tmp_path / "1"), 3) == expected, "global seeds"
+    for size in (1, 2, 5, 7, 8):
+        assert shard_bytes(tiny(dataset, cache_dir=tmp_path / "0", generate_batch_size=size), 3) == expected, size
+    torch.set_num_threads(2)
+    try:
+        assert shard_bytes(tiny(dataset, cache_dir=tmp_path / "0"), 3) == expected, "threads"
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_row_35_the_order_of_shards_does_not_matter(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    alone = shard_bytes(tiny(dataset, cache_dir=tmp_path), 3)
+    later = tiny(dataset, cache_dir=tmp_path)
+    found = [shard_bytes(later, number) for number in (0, 1, 2, 3, 3)]
+    assert found[3] == found[4] == alone
+    names = ("observations", "actions", "rewards")
+    assert all(len({shard[name] for shard in found[:4]}) == 4 for name in names), "shards differ"
+
+
+def test_row_35_other_seeds_give_other_trajectories(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    shards = [shard_bytes(tiny(dataset, seed=seed, cache_dir=tmp_path), 0) for seed in (0, 1, 2**32 - 1)]
+    for name in ("observations", "source_start"):
+        assert len({shard[name] for shard in shards}) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampler": "dpm_2m"},
+        {"sampler": "heun"},
+        {"sampler": "stochastic_heun", "sampler_steps": 8},
+        {"guidance": 1.0},
+        {"precision": "float32"},
+        {"precision": "float32", "width": 100, "learning_rate": 0.05, "training_steps": 10},
+        {"precision": "bfloat16", "width": 100, "learning_rate": 0.05, "training_steps": 10},
+        {"network": "mixer_unet", "precision": "float32"},
+        {"network": "mixer_unet", "precision": "bfloat16"},
+    ],
+)
+def test_row_35_batch_size_does_not_matter_with_any_sampler_and_network(
+    dataset: minari.MinariDataset, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    sizes = (1, 3, 7, 8)
+    found = [shard_bytes(tiny(dataset, cache_dir=tmp_path, generate_batch_size=size, **settings), 1) for size in sizes]
+    assert found == [found[0]] * len(sizes)
+
+
+# One process that forks: importing torch takes longer than all that follows. Every child reports through a file.
+PROCESSES = """
+import json, os, signal, sys, traceback
+from pathlib import Path
+
+import minari, torch
+import torch._dynamo  # what an optimiser imports
+from gta_datasets.methods.gta import GTA
+from gta_datasets.training import loop
+from tests.smoke import shard_bytes, tiny
+
+torch.set_num_threads(1)
+root, dataset = Path(sys.argv[1]), minari.load_dataset("generation/linear-v0")
+STEPS = 6
+SETTINGS = dict(training_steps=STEPS, checkpoint_seconds=0.0)
+steps = []
+
+def forked(work):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = 0
+        try:
+            work()
+        except KeyboardInterrupt:
+            code = 3
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        os._exit(code)
+    return child
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def count_steps():
+    advance = loop._Run.advance
+    def counted(run, loss_of_step):
+        steps.append(run.step)
+        advance(run, loss_of_step)
+    loop._Run.advance = counted
+
+def fit(cache, report, before=lambda: None):
+    def work():
+        count_steps()
+        before()
+        augmented = tiny(dataset, cache_dir=cache, **SETTINGS).fit()
+        Path(report).write_text(json.dumps({"key": augmented.key, "steps": steps}))
+    return work
+
+def at_step(number, act):
+    def before():
+        advance = loop._Run.advance
+        def stopped(run, loss_of_step):
+            if run.step == number:
+                act()
+            advance(run, loss_of_step)
+        loop._Run.advance = stopped
+    return before
+
+def at_rename(number, act, after):
+    # Renames: the manifest, then one checkpoint per step but the last, then the model.
+    def before():
+        replace, renames = os.replace, []
+        def stopped(source, target):
+            renames.append(target)
+            if len(renames) == number and not after:
+                act()
+            replace(source, target)
+            if len(renames) == number and after:
+                act()
+        os.replace = stopped
+    return before
+
+def kill(number):
+    return lambda: os.kill(os.getpid(), number)
+"""
+
+STOPS = (
+    PROCESSES
+    + """
+whole = root / "whole.json"
+assert ended(forked(fit(root / "whole", whole))) == 0
+phases = {
+    "first step": lambda act: at_step(0, act),
+    "middle step": lambda act: at_step(3, act),
+    "before a checkpoint": lambda act: at_rename(4, act, False),
+    "after a checkpoint": lambda act: at_rename(4, act, True),
+    "before the model": lambda act: at_rename(STEPS + 1, act, False),
+    "after the model": lambda act: at_rename(STEPS + 1, act, True),
+}
+results = {}
+for name, phase in json.loads(sys.argv[2]):
+    cache, report = root / f"{name} {phase}", root / "resumed.json"
+    code = ended(forked(fit(cache, report, phases[phase](kill(getattr(signal, name))))))
+    left = sorted(path.name for path in cache.rglob("*") if path.is_file())
+    again = ended(forked(fit(cache, report)))
+    found = json.loads(report.read_text()) if again == 0 else None
+    report.unlink(missing_ok=True)
+    results[f"{name} {phase}"] = {"code": code, "left": left, "again": again, "found": found}
+print(json.dumps({"whole": json.loads(whole.read_text()), "results": results}))
+"""
+)
+
+# Steps that a resumed run need not do again.
+DONE = {
+    "first step": 0,
+    "middle step": 3,
+    "before a checkpoint": 2,
+    "after a checkpoint": 3,
+    "before the model": 5,
+    "after the model": 6,
+}
+STOPPED = [("SIGKILL", phase) for phase in DONE]
+STOPPED += [("SIGINT", "middle step"), ("SIGINT", "before a checkpoint"), ("SIGTERM", "middle step")]
+
+
+@pytest.fixture(scope="module")
+def stopped(dataset: minari.MinariDataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run that was left alone, and runs that were stopped in every phase and started again."""
+    found: dict[str, Any] = json.loads(run_script(STOPS, tmp_path_factory.mktemp("stopped"), json.dumps(STOPPED)))
+    assert found["whole"]["steps"] == list(range(6))
+    return found
+
+
+@pytest.mark.parametrize(("name", "phase"), STOPPED)
+def test_row_33_a_stopped_run_ends_with_the_same_weights(stopped: dict[str, Any], name: str, phase: str) -> None:
+    result = stopped["results"][f"{name} {phase}"]
+    expected = {"SIGKILL": -signal.SIGKILL, "SIGINT": 3, "SIGTERM": -signal.SIGTERM}[name]
+    assert result["code"] == expected, "the run was not stopped as this test wants it"
+    assert result["again"] == 0
+    assert result["found"]["key"] == stopped["whole"]["key"]
+    assert result["found"]["steps"] == list(range(DONE[phase], 6)), "what had been done was done again"
+    if name == "SIGINT":
+        assert not [file for file in result["left"] if file.startswith(".tmp-")]
+
+
+AT_ONCE = (
+    PROCESSES
+    + """
+ready, start = os.pipe(), os.pipe()
+
+def work(name, order):
+    def generate():
+        count_steps()
+        augmented = tiny(dataset, cache_dir=root / "cache")
+        augmented.storage.pipeline.augmenter
+        os.write(ready[1], b"x")
+        os.read(start[0], 1)
+        found = {}
+        for number in order:
+            shard = augmented.storage.pipeline.shard(number)
+            found[number] = {name: array.tobytes().hex() for name, array in shard.items()}
+        (root / name).write_text(json.dumps({"found": found, "steps": len(steps)}))
+    return generate
+
+children = [forked(work("a", [3, 0, 1])), forked(work("b", [3, 1, 0])), forked(work("c", [0, 3, 1]))]
+for _ in children:
+    os.read(ready[0], 1)
+os.write(start[1], b"xxx")
+assert [ended(child) for child in children] == [0, 0, 0]
+"""
+)
+
+
+def test_row_35_processes_at_once_train_one_model_and_agree(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    run_script(AT_ONCE, tmp_path)
+    reports = [json.loads((tmp_path / name).read_text()) for name in "abc"]
+    assert sorted(report["steps"] for report in reports) == [0, 0, 3], "trained once, where locks work"
+    alone = tiny(dataset, cache_dir=tmp_path / "alone")
+    for number in (0, 1, 3):
+        expected = {name: value.hex() for name, value in shard_bytes(alone, number).items()}
+        assert [report["found"][str(number)] for report in reports] == [expected] * 3
+    cached = tiny(dataset, cache_dir=tmp_path / "cache")
+    assert cached.key == alone.key
+    assert cached.storage.pipeline.shard_store.verify() == {0: True, 1: True, 3: True}
+    assert not list((tmp_path / "cache").rglob(".*"))
+
+
+# Works on a key until it reads a line.
+WORKER = """
+import sys
+from gta_datasets.store import ShardStore
+from tests.store.helpers import KEY
+
+with ShardStore(sys.argv[1], KEY).working("model", timeout=60):
+    print("working", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that trains the model of a key."""
+    process = python(WORKER, tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_row_8_a_killed_worker_is_succeeded_at_once(tmp_path: Path, worker: subprocess.Popen[str]) -> None:
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    start = time.monotonic()
+    with ShardStore(tmp_path, KEY).working("model", timeout=60):
+        assert time.monotonic() - start < 10
+
+
+def test_row_8_a_stopped_worker_is_overtaken_with_a_warning(
+    tmp_path: Path, worker: subprocess.Popen[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.send_signal(signal.SIGSTOP)
+    start = time.monotonic()
+    with ShardStore(tmp_path, KEY).working("model", timeout=0.3):
+        assert 0.3 <= time.monotonic() - start < 10
+    assert "has been held for 0.3 s; going on without it (work may be done twice)" in caplog.text
+    worker.send_signal(signal.SIGCONT)
+    worker.communicate("\n", timeout=30)
+    assert worker.returncode == 0
+    assert list((tmp_path / KEY).iterdir()) == []
+
+
+def test_row_8_other_work_on_the_same_key_need_not_wait(tmp_path: Path, worker: subprocess.Popen[str]) -> None:
+    start = time.monotonic()
+    store = ShardStore(tmp_path, KEY)
+    with store.working("other", timeout=60):
+        store.put(0, {"values": np.zeros(3)})
+        store.get_or_make(1, lambda: {"values": np.ones(3)})
+    assert time.monotonic() - start < 10
+
+
+def test_row_8_a_hung_trainer_is_overtaken(
+    dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on beside it and ends with the same weights."""
+    monkeypatch.setattr("gta_datasets.pipeline.MODEL_LOCK_TIMEOUT", 0.2)
+    augmented = tiny(dataset, cache_dir=tmp_path / "cache")
+    with augmented.storage.pipeline.model_store.working("model", timeout=60):
+        augmented.fit()
+    assert "has been held for 0.2 s" in caplog.text
+    assert augmented.key == tiny(dataset, cache_dir=tmp_path / "alone").key
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_row_15_what_is_planted_in_place_of_the_lock_is_refused(tmp_path: Path, kind: str) -> None:
+    store = ShardStore(tmp_path, KEY)
+    store.path.mkdir()
+    lock, outside = store.path / ".lock-model", tmp_path / "outside"
+    outside.write_text("mine")
+    if kind == "link":
+        lock.symlink_to(outside)
+    else:
+        lock.mkdir()
+    refused = pytest.raises(CacheError, match=r"\.lock-model is (a symbolic link|not a lock file)")
+    with refused, store.working("model", timeout=1):
+        pytest.fail("worked all the same")
+    assert outside.read_text() == "mine"
+
+
+def test_working_frees_the_lock_after_an_error(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path, KEY)
+    with pytest.raises(ZeroDivisionError), store.working("model", timeout=1):
+        raise ZeroDivisionError
+    with store.working("model", timeout=0.1):
+        assert [path.name for path in store.path.iterdir()] == [".lock-model"]
+    assert list(store.path.iterdir()) == []
+
+
+def test_shards_are_episodes_with_their_origin(augmented: GTAAugmentedDataset) -> None:
+    """What other readers of the cache rely on."""
+    shard = augmented.storage.pipeline.shard(0)
+    made = Episodes.from_arrays(shard)
+    assert made.num_episodes == 64
+    dtypes = {
+        "source_episode": np.int64,
+        "source_start": np.int64,
+        "asked_return": np.float32,
+        "source_return": np.float32,
+    }
+    for name, dtype in dtypes.items():
+        assert shard[name].shape == (64,)
+        assert shard[name].dtype == dtype

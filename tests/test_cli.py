@@ -1,0 +1,232 @@
+"""The command line: the same words as the Python interface, results on standard output, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import minari
+import pytest
+
+from gta_datasets import cli
+from gta_datasets.store import list_stores
+from tests.builders import linear_dataset
+from tests.smoke import TINY, assert_same_episode, tiny
+
+ID = "cli/linear-v0"
+SETTINGS = {name: value for name, value in TINY.items() if name not in ("preset", "device", "progress")}
+ARGUMENTS = ["--preset", "smoke", "--device", "cpu", *(f"--set={name}={value}" for name, value in SETTINGS.items())]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def dataset() -> minari.MinariDataset:
+    return linear_dataset(ID, terminated=(1, 3))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line as the installed script does: exit code, standard output and standard error."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gta-datasets", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), *capfd.readouterr()
+
+    return call
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, output, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "augment", "quality", "export", "cache"):
+        assert re.search(rf"^\W*{command}\s", output, re.MULTILINE), command
+    code, output, _ = run("cache", "--help")
+    assert code == 0
+    for command in ("ls", "verify", "clear"):
+        assert re.search(rf"^\W*{command}\s", output, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", ["demo", "augment", "quality", "export", "cache"])
+def test_help_of_every_command(run: Run, command: str) -> None:
+    code, output, _ = run(command, "--help")
+    assert code == 0
+    assert f"gta-datasets {command}" in output
+
+
+def test_the_installed_script_runs() -> None:
+    script = Path(sys.executable).with_name("gta-datasets")
+    found = subprocess.run([script, "augment", "cli/missing-v0"], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert re.fullmatch(r"error: there is no dataset 'cli/missing-v0' on this machine.*\n", found.stderr)
+
+
+def test_augment_generates_what_the_python_interface_finds(
+    run: Run, dataset: minari.MinariDataset, tmp_path: Path
+) -> None:
+    code, output, errors = run("augment", ID, *ARGUMENTS, "--num-transitions", 60, "--seed", 3, "--cache-dir", tmp_path)
+    assert code == 0
+    augmented = tiny(dataset, num_transitions=60, seed=3, cache_dir=tmp_path)
+    assert augmented.is_complete
+    generated = augmented.generated
+    assert output == f"{len(generated)} trajectories, {generated.total_steps} transitions\ncache: {augmented.path}\n"
+    assert "training" in errors
+    again = run("augment", ID, *ARGUMENTS, "--num-transitions", 60, "--seed", 3, "--cache-dir", tmp_path)
+    assert again[:2] == (0, output)
+    assert "training" not in again[2]
+
+
+def test_quality_as_json_and_as_a_table(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    code, output, _ = run("quality", ID, *ARGUMENTS, "--num-transitions", 60, "--json")
+    assert code == 0
+    found = tiny(dataset, num_transitions=60).quality()
+    assert json.loads(output) == json.loads(found.to_json())
+    page = tmp_path / "report.html"
+    code, output, _ = run("quality", ID, *ARGUMENTS, "--num-transitions", 60, "--report", page)
+    assert code == 0
+    assert output == found.table() + "\n"
+    assert page.read_text().lstrip().startswith("<!")
+
+
+def test_export(run: Run, dataset: minari.MinariDataset) -> None:
+    code, output, _ = run("export", ID, "cli/out-v0", *ARGUMENTS, "--num-transitions", 60)
+    assert code == 0
+    exported = minari.load_dataset("cli/out-v0")
+    assert output == f"{exported.storage.data_path}\n"
+    for found, expected in zip(exported, tiny(dataset, num_transitions=60), strict=True):
+        assert_same_episode(found, expected)
+    code, output, errors = run("export", ID, "cli/out-v0", *ARGUMENTS, "--num-transitions", 60)
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: dataset 'cli/out-v0' already exists")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("alpha=1.3", 1.3),
+        ("alpha=2", 2.0),
+        ("horizon=5", 5),
+        ("sampler=heun", "heun"),
+        ('sampler="heun"', "heun"),
+        ("generate_batch_size=3", 3),
+    ],
+)
+def test_settings_become_fields(
+    run: Run, dataset: minari.MinariDataset, tmp_path: Path, setting: str, value: object
+) -> None:
+    name = setting.partition("=")[0]
+    assert run("augment", ID, *ARGUMENTS, "--num-transitions", 5, f"--set={setting}", "--cache-dir", tmp_path)[0] == 0
+    assert tiny(dataset, num_transitions=5, cache_dir=tmp_path, **{name: value}).is_complete
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "alhpa=1.3"], "--set alhpa=1.3 is not name=value with one of alpha, bins, "),
+        (["--set", "alpha"], "--set alpha is not name=value with one of alpha, bins, "),
+        (["--set", "alpha=much"], "alpha='much' is not allowed; choose a value of type float"),
+        (["--set", "alpha=NaN"], "alpha=nan is not allowed"),
+        (["--set", "horizon=1.5"], "horizon=1.5 is not allowed; choose a value of type int"),
+        (["--set", "mu=[1]"], "mu=[1] is not allowed"),
+        (["--preset", "large"], "preset='large' is not known; choose one of 'auto', 'paper'"),
+        (["--device", "abacus"], "device='abacus' is not a torch device"),
+        (["--num-transitions", "0"], "num_transitions=0 is not allowed"),
+        (["--seed", "-1"], "seed=-1 is not allowed"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(
+    run: Run, dataset: minari.MinariDataset, arguments: list[str], message: str
+) -> None:
+    code, output, errors = run("augment", ID, *arguments)
+    assert (code, output) == (2, "")
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("dataset_id", ["cli/missing-v0", "../cli-v0", "/etc/passwd"])
+def test_row_17_ids_that_are_missing_or_hostile(run: Run, dataset_id: str) -> None:
+    code, output, errors = run("augment", dataset_id)
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: ")
+    assert repr(dataset_id) in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["augment"], ["augment", ID, "--unknown"], ["fly"], ["export", ID]])
+def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+    code, output, errors = run(*arguments)
+    assert (code, output) == (2, "")
+    assert re.search(r"^Usage: .*gta-datasets", errors)
+
+
+def test_listing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    assert run("cache", "ls", "--cache-dir", tmp_path / "absent") == (0, "", "")
+    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    code, output, _ = run("cache", "ls", "--cache-dir", tmp_path)
+    assert code == 0
+    lines = {line.split()[0]: line for line in output.splitlines()}
+    assert set(lines) == {store.key for store in list_stores(tmp_path)}
+    assert lines.pop(augmented.key).endswith(
+        f"{augmented.storage.pipeline.plan.num_shards} shards  trajectories of {ID}"
+    )
+    (model,) = lines.values()
+    assert model.endswith(f"0 shards  model of {ID}")
+
+
+def test_the_cache_of_the_environment_variable(
+    run: Run, dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path))
+    key = tiny(dataset).key
+    tiny(dataset).generate()
+    assert key in run("cache", "ls")[1]
+
+
+def test_verifying_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, "0 damaged shards\n")
+    damaged = sorted(augmented.path.glob("shard-*"))[1]
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    code, output, _ = run("cache", "verify", "--cache-dir", tmp_path)
+    assert code == 1
+    assert output == f"{augmented.key} shard 1 was damaged and has been set aside\n1 damaged shards\n"
+    assert not damaged.exists()
+    assert run("cache", "verify", "--cache-dir", tmp_path)[0] == 0
+    assert not tiny(dataset, cache_dir=tmp_path).is_complete
+
+
+def test_clearing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    (tmp_path / "notes.txt").write_text("mine")
+    code, output, errors = run("cache", "clear", "0" * 32, "--cache-dir", tmp_path)
+    assert (code, output) == (2, "")
+    assert errors == f"error: the cache has no key {'0' * 32}; `cache ls` lists those it has\n"
+    assert augmented.is_complete
+    assert run("cache", "clear", augmented.key, "--cache-dir", tmp_path)[:2] == (0, f"deleted {augmented.key}\n")
+    assert not augmented.path.exists()
+    (model,) = list_stores(tmp_path)
+    assert run("cache", "clear", "--cache-dir", tmp_path)[:2] == (0, f"deleted {model.key}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_demo_writes_its_report(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a small dataset in place of the embedded one and settings that train in no time."""
+    monkeypatch.setattr("gta_datasets.demo.make_demo_dataset", lambda: linear_dataset("cli/demo-v0"))
+    monkeypatch.setattr(cli, "augment", lambda dataset, **given: tiny(dataset, cache_dir=given["cache_dir"]))
+    code, output, _ = run("demo", "--output", tmp_path / "report", "--cache-dir", tmp_path / "cache")
+    assert code == 0
+    assert output.endswith(f"report: {tmp_path / 'report' / 'report.html'}\n")
+    assert (tmp_path / "report" / "report.html").exists()
+    assert json.loads((tmp_path / "report" / "quality.json").read_text())["seed"] == 0
