@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,7 +23,8 @@ PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
 
 def write_record(name: str, module: str, measured: Mapping[str, Any]) -> Path:
     """Write `measured` to `results/<name>.json` beside command, machine, versions and git revision."""
-    arguments = " ".join(sys.argv[1:])
+    # Where a cache lay is nobody else's concern.
+    arguments = re.sub(r"--cache-dir \S+ ?", "", " ".join(sys.argv[1:]))
     record = {
         "command": f"python -m {module} {arguments}".strip(),
         "machine": {
