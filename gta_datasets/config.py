@@ -154,7 +154,7 @@ class SamplingConfig(_Stage):
     churn_max: float = 50.0  # S_tmax: highest noise level at which it adds noise
     churn_noise: float = 1.003  # S_noise: standard deviation of the noise it adds
     windows_per_shard: int = 1_024
-    generate_batch_size: int = _io(128)  # windows per network evaluation, in blocks of 16
+    generate_batch_size: int = _io(128)  # windows per network evaluation, in blocks of 32
 
     def _check(self) -> None:
         _require(0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1]")

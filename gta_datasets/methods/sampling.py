@@ -16,7 +16,7 @@ from gta_datasets.diffusion.samplers import dpm_solver_2m, heun, karras_schedule
 
 __all__ = ["sample_windows"]
 
-BLOCK = 16
+BLOCK = 32
 """Windows in the smallest network evaluation."""
 
 Numbers = Callable[[str, int], Tensor]

@@ -132,8 +132,8 @@ def test_trap_no_condition_is_dropped_when_generating(
     found.generate(0)
     assert calls
     for _, keep in calls:
-        # One block of 16: at scale 1 the 8 windows are filled up with conditional copies, else the other half follows.
-        assert keep.tolist() == [1.0] * 8 + [second] * 8
+        # At scale 1 only copies that fill the block of 32 follow the 8 windows, else their unconditional half does.
+        assert keep.tolist() == [1.0] * 8 + [second] * 8 + [1.0] * 16
     assert found._denoiser is not None
     assert not found._denoiser.training
     assert not any(parameter.requires_grad for parameter in found._denoiser.parameters())
