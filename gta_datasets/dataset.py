@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from minari import MinariDataset
-from minari.dataset.minari_storage import MinariStorage
 from numpy.typing import NDArray
 
 from gta_datasets.config import GTAConfig
 from gta_datasets.data.episodes import Episodes, concatenate
-from gta_datasets.errors import DatasetError
 from gta_datasets.export import write_minari
 from gta_datasets.metrics import Quality, quality
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.report import write_report
+from gta_datasets.storage import AugmentedStorage
 
-__all__ = ["AugmentedStorage", "GTAAugmentedDataset"]
+if TYPE_CHECKING:
+    from stable_baselines3.common.buffers import ReplayBuffer
+    from torchrl.data import TensorDictReplayBuffer
+
+    from gta_datasets.adapters.d3rlpy import AugmentedReplayBuffer
+    from gta_datasets.adapters.decision_transformer import SequenceDataset
+
+__all__ = ["GTAAugmentedDataset"]
 
 EXPORTED_METADATA = (
     "algorithm_name",
@@ -35,100 +41,6 @@ EXPORTED_METADATA = (
     "requirements",
 )
 """What an exported dataset keeps of its source's metadata."""
-
-
-class AugmentedStorage(MinariStorage):
-    """Minari's storage interface over a source dataset and a pipeline; read-only.
-
-    Episodes are numbered from 0: the source's first (if included), then the generated ones.
-    """
-
-    FORMAT = "hdf5"  # what minari.combine_datasets makes of it
-
-    def __init__(self, pipeline: Pipeline, *, include_source: bool) -> None:
-        self.pipeline, self.include_source = pipeline, include_source
-        source = pipeline.dataset
-        # minari.split_dataset reopens `data_path`: it must fail, and say why, instead of finding the source there.
-        path = pipeline.cache_root / "an-augmented-dataset-has-no-folder-export-it-first"
-        super().__init__(path, source.observation_space, source.action_space)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The source's metadata under a name of its own; counts are left to `total_episodes` and `total_steps`."""
-        metadata = dict(self.pipeline.dataset.storage.metadata)
-        for name in ("total_episodes", "total_steps", "dataset_size"):
-            metadata.pop(name, None)
-        metadata["data_format"] = self.FORMAT
-        return metadata
-
-    def update_metadata(self, *_: object, **__: object) -> NoReturn:
-        raise self._read_only("update_metadata")
-
-    def update_episode_metadata(self, *_: object, **__: object) -> NoReturn:
-        raise self._read_only("update_episode_metadata")
-
-    def update_episodes(self, *_: object, **__: object) -> NoReturn:
-        raise self._read_only("update_episodes")
-
-    def _read_only(self, operation: str) -> TypeError:
-        return TypeError(
-            f"{operation} is not supported: an augmented dataset is read-only; export() makes a writable one"
-        )
-
-    @classmethod
-    def _create(cls, *_: object, **__: object) -> NoReturn:
-        raise TypeError("an augmented dataset is made by gta_datasets.augment(), not by Minari")
-
-    @property
-    def num_source(self) -> int:
-        """Source episodes in this storage."""
-        return self.pipeline.dataset.total_episodes if self.include_source else 0
-
-    @property
-    def total_episodes(self) -> int:
-        return self.num_source + len(self.pipeline.plan.lengths)
-
-    @property
-    def total_steps(self) -> int:
-        of_source = self.pipeline.dataset.total_steps if self.include_source else 0
-        return of_source + int(self.pipeline.plan.lengths.sum())
-
-    def get_size(self) -> float:
-        """Megabytes of the source and of the shards that are in the cache."""
-        source = self.pipeline.dataset.storage.get_size() if self.include_source else 0.0
-        shards = self.pipeline.shard_store.nbytes if self.pipeline.is_fitted else 0
-        return float(source + round(shards / 1e6, 1))
-
-    def get_episode_metadata(self, episode_indices: Iterable[int]) -> Iterable[dict[str, Any]]:
-        """Steps of every episode; a generated one also says which window of the source it was made from."""
-        for index in map(int, episode_indices):
-            if index < self.num_source:
-                dataset = self.pipeline.dataset
-                (found,) = dataset.storage.get_episode_metadata([dataset.episode_indices[index]])
-                yield {**found, "id": index}
-            else:
-                trajectory = index - self.num_source
-                yield {
-                    "id": index,
-                    "total_steps": int(self.pipeline.plan.lengths[trajectory]),
-                    "generated": True,
-                    **self.pipeline.provenance(trajectory),
-                }
-
-    def get_episodes(self, episode_indices: Iterable[int]) -> Iterable[dict[str, Any]]:
-        """Episodes as Minari's dictionaries; a generated one is made on first access."""
-        return (self._episode(int(index)) for index in episode_indices)
-
-    def _episode(self, index: int) -> dict[str, Any]:
-        total = self.total_episodes
-        if not 0 <= index < total:
-            raise IndexError(f"episode {index} does not exist; the dataset has episodes 0 to {total - 1}")
-        if index < self.num_source:
-            dataset = self.pipeline.dataset
-            (found,) = dataset.storage.get_episodes([dataset.episode_indices[index]])
-            # Minari gives None for episodes written without infos, and then cannot even print them.
-            return {**found, "id": index, "infos": found["infos"] or {}}
-        return {**self.pipeline.trajectory(index - self.num_source), "id": index}
 
 
 class GTAAugmentedDataset(MinariDataset):
@@ -253,8 +165,6 @@ class GTAAugmentedDataset(MinariDataset):
             asked.append(self._pipeline.shard(number)["asked_return"][: part.num_episodes])
             if sum(part.num_transitions for part in parts) >= transitions:
                 break
-        if not parts:
-            raise DatasetError("num_transitions=0 leaves nothing to measure; augment() with at least 1")
         return concatenate(parts), np.concatenate(asked)
 
     def _measure(
@@ -270,6 +180,30 @@ class GTAAugmentedDataset(MinariDataset):
             discount=self.config.data.discount,
             seed=seed,
         )
+
+    def to_d3rlpy(self, **options: Any) -> AugmentedReplayBuffer:
+        """A d3rlpy replay buffer for any algorithm's `fit()`; options as of `gta_datasets.adapters.to_d3rlpy`."""
+        from gta_datasets.adapters.d3rlpy import to_d3rlpy
+
+        return to_d3rlpy(self, **options)
+
+    def to_sb3(self, env: Any = None, **options: Any) -> ReplayBuffer:
+        """A Stable-Baselines3 replay buffer, filled; options as of `gta_datasets.adapters.to_sb3`."""
+        from gta_datasets.adapters.sb3 import to_sb3
+
+        return to_sb3(self, env, **options)
+
+    def to_decision_transformer(self, context_length: int = 20, **options: Any) -> SequenceDataset:
+        """A torch dataset of context windows; options as of `gta_datasets.adapters.to_decision_transformer`."""
+        from gta_datasets.adapters.decision_transformer import to_decision_transformer
+
+        return to_decision_transformer(self, context_length, **options)
+
+    def to_torchrl(self, **options: Any) -> TensorDictReplayBuffer:
+        """A TorchRL replay buffer on memory-mapped data; options as of `gta_datasets.adapters.to_torchrl`."""
+        from gta_datasets.adapters.torchrl import to_torchrl
+
+        return to_torchrl(self, **options)
 
     def export(self, dataset_id: str) -> MinariDataset:
         """Write all episodes as an ordinary Minari dataset that needs this library no longer.

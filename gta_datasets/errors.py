@@ -4,6 +4,9 @@ Every message says what was wrong, what was given, what is allowed, and what to 
 built-in exception that fits, so `except ValueError` and `except OSError` keep working.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "CacheError",
     "ConfigError",
@@ -13,6 +16,7 @@ __all__ = [
     "MissingExtraError",
     "UnsupportedSpaceError",
     "UntrustedDatasetError",
+    "requires_extra",
 ]
 
 
@@ -46,3 +50,18 @@ class DivergenceError(GTADatasetsError, RuntimeError):
 
 class MissingExtraError(GTADatasetsError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+@contextmanager
+def requires_extra(extra: str, library: str, purpose: str) -> Iterator[None]:
+    """Around imports of an optional `library`: if it is missing, the error says what needs it and how to get it.
+
+    Raises:
+        MissingExtraError: the library cannot be imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} {library}, which is not installed: pip install 'gta-datasets[{extra}]'"
+        ) from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import Standardizer
-from gta_datasets.errors import MissingExtraError
+from gta_datasets.errors import requires_extra
 
 __all__ = ["Novelty", "nearest_distances", "novelty"]
 
@@ -81,9 +81,5 @@ def _draw(size: int, sample: int, rng: np.random.Generator) -> NDArray[np.int64]
 
 
 def _faiss() -> Any:
-    try:
+    with requires_extra("novelty", "faiss", "novelty needs"):
         return importlib.import_module("faiss")
-    except ImportError as error:
-        raise MissingExtraError(
-            "novelty needs faiss, which is not installed: pip install 'gta-datasets[novelty]'"
-        ) from error

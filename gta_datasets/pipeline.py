@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +19,20 @@ from tqdm.auto import tqdm
 from gta_datasets.config import GTAConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
+from gta_datasets.data.table import EpisodeTable
+from gta_datasets.errors import CacheError
 from gta_datasets.methods.base import Shard
 from gta_datasets.methods.gta import GTA
 from gta_datasets.store import ShardStore, content_key
 from gta_datasets.training.loop import CHECK_EVERY
 
-__all__ = ["Pipeline", "Plan"]
+__all__ = ["Generated", "Pipeline", "Plan"]
 
 MODEL_LOCK_TIMEOUT = 4 * 3600.0
 """Seconds to wait for another process that trains the same model before training it here as well."""
+
+OPENING_ATTEMPTS = 3
+"""How often shards are made again that are found missing or damaged when all of them are opened."""
 
 WARNED_EPISODES = 5
 """How many episodes a warning describes."""
@@ -49,6 +54,31 @@ class Plan:
         ends = np.cumsum(self.shard_sizes)
         shard = int(np.searchsorted(ends, trajectory, side="right"))
         return shard, trajectory - int(ends[shard] - self.shard_sizes[shard])
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated trajectories, and the windows of the source that they were made from."""
+
+    episodes: EpisodeTable
+    source_episode: NDArray[np.int64]  # (G,)
+    source_start: NDArray[np.int64]  # (G,) first transition within the source episode
+
+    @classmethod
+    def of(cls, block: NDArray[np.uint8], shards: Sequence[Shard], sizes: NDArray[np.int64]) -> Generated:
+        """The first `sizes` trajectories of every shard; the arrays are views of `block` (bytes,)."""
+        kept = [(Episodes.from_arrays(shard).slice(0, size), shard) for shard, size in zip(shards, sizes, strict=True)]
+        origin = {
+            name: np.concatenate([shard[name][: part.num_episodes] for part, shard in kept])
+            for name in ("source_episode", "source_start")
+        }
+        return cls(EpisodeTable.within(block, [part for part, _ in kept]), **origin)
+
+    def select(self, trajectories: NDArray[np.integer]) -> Generated:
+        """Some of the trajectories, in the given order."""
+        return Generated(
+            self.episodes.select(trajectories), self.source_episode[trajectories], self.source_start[trajectories]
+        )
 
 
 class Pipeline:
@@ -185,6 +215,28 @@ class Pipeline:
         """The generated trajectories, shard by shard."""
         for number, size in enumerate(self.plan.shard_sizes):
             yield Episodes.from_arrays(self.shard(number)).slice(0, int(size))
+
+    @cached_property
+    def source_table(self) -> EpisodeTable:
+        """The source's episodes, to draw transitions from."""
+        return EpisodeTable.of(self.source.episodes)
+
+    @cached_property
+    def generated_table(self) -> Generated:
+        """All generated trajectories, to draw transitions from; makes what is missing. One map, shared by all readers.
+
+        Raises:
+            CacheError: shards keep disappearing or are damaged again and again.
+        """
+        for _ in range(OPENING_ATTEMPTS):
+            self.generate()
+            opened = self.shard_store.get_together(range(self.plan.num_shards))
+            if opened is not None:
+                return Generated.of(*opened, self.plan.shard_sizes)
+        raise CacheError(
+            f"shards of {self.shard_store.path} vanished or were found damaged {OPENING_ATTEMPTS} times; "
+            "choose another cache_dir"
+        )
 
     def trajectory(self, number: int) -> dict[str, Any]:
         """A generated trajectory in the form of Minari's episode dictionaries, without its number."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import Standardizer
-from gta_datasets.errors import MissingExtraError
+from gta_datasets.errors import requires_extra
 from gta_datasets.scores import Checked, Evidence
 
 if TYPE_CHECKING:
@@ -127,13 +127,9 @@ _ERROR_RANGE = 1e-6, 10.0
 
 
 def _figure(*, columns: int = 1, rows: int = 1, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    try:
+    with requires_extra("report", "matplotlib", "plots need"):
         # Not pyplot: it keeps every figure and picks a window system.
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "plots need matplotlib, which is not installed: pip install 'gta-datasets[report]'"
-        ) from error
     figure = Figure(figsize=(7.2, height), layout="constrained", facecolor="white")
     panels = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
     for axes in panels:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from gta_datasets.config import SamplingConfig
 from gta_datasets.data.episodes import Episodes, FloatArray
 
-__all__ = ["amplify", "penalise_terminals", "returns_to_go"]
+__all__ = ["amplify", "asked_returns", "penalise_terminals", "returns_to_go"]
 
 
 def penalise_terminals(rewards: FloatArray, terminations: NDArray[np.bool_], penalty: float) -> NDArray[np.float64]:
@@ -38,7 +41,22 @@ def returns_to_go(episodes: Episodes, *, discount: float, terminal_penalty: floa
     return totals
 
 
-def amplify(returns: NDArray[np.floating], alpha: float) -> NDArray[np.floating]:
+def amplify(returns: NDArray[np.floating[Any]], alpha: float) -> NDArray[np.floating[Any]]:
     """`c + (alpha - 1) |c|`: `alpha * c` for positive returns; negative ones move up, never down."""
-    amplified: NDArray[np.floating] = returns + (alpha - 1) * np.abs(returns)
+    amplified: NDArray[np.floating[Any]] = returns + (alpha - 1) * np.abs(returns)
     return amplified
+
+
+def asked_returns(
+    returns: NDArray[np.floating[Any]], sampling: SamplingConfig, *, best: float
+) -> NDArray[np.floating[Any]]:
+    """Returns amplified by `alpha`, but to no more than the best one in the data amplified by `return_limit`.
+
+    Far beyond the data a network no longer knows what it is asked for. Returns above the limit stay as they are.
+    """
+    amplified = amplify(returns, sampling.alpha)
+    if sampling.return_limit == 0:
+        return amplified
+    limit = amplify(np.array(best), sampling.return_limit)
+    asked: NDArray[np.floating[Any]] = np.minimum(amplified, np.maximum(limit, returns))
+    return asked

@@ -18,7 +18,7 @@ from torch import Tensor
 from gta_datasets.config import GTAConfig
 from gta_datasets.data.bank import Columns, WindowBank, WindowBatch
 from gta_datasets.data.reading import Source
-from gta_datasets.data.returns import amplify, returns_to_go
+from gta_datasets.data.returns import asked_returns, returns_to_go
 from gta_datasets.data.reweighting import dense_weights, sparse_weights
 from gta_datasets.data.windows import WindowIndex, Windows
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
@@ -64,11 +64,6 @@ class GTA:
         self.losses: list[float] = []
 
     @property
-    def skipped_episodes(self) -> NDArray[np.int64]:
-        """Episodes too short to hold a window, (S,); empty when short episodes are padded."""
-        return self._index.skipped
-
-    @property
     def model_identity(self) -> Mapping[str, Any]:
         return {
             "method": "gta",
@@ -107,8 +102,8 @@ class GTA:
             raise RuntimeError("fit() must be called before generate()")
         windows = self._draw(shard)
         batch = self._gather(windows)
-        source_return = self._returns[self._source.episodes.offsets[windows.episode] + windows.start]
-        asked_return = self._asked(source_return)
+        source_return = self._returns_of(windows)
+        asked_return = asked_returns(source_return, self._config.sampling, best=float(self._returns.max()))
         condition = self._condition(batch, asked_return)
         sigma = exploration_sigma(self._config.sampling.mu)
 
@@ -129,15 +124,10 @@ class GTA:
             asked_return=asked_return,
         )
 
-    def _asked(self, source_return: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        """Amplified returns, up to the limit: far beyond the data the network no longer knows what it is asked for."""
-        sampling = self._config.sampling
-        amplified = amplify(source_return, sampling.alpha)
-        if sampling.return_limit == 0:
-            return amplified
-        limit = amplify(self._returns.max(keepdims=True), sampling.return_limit)
-        asked: NDArray[np.floating[Any]] = np.minimum(amplified, np.maximum(limit, source_return))
-        return asked
+    def _returns_of(self, windows: Windows) -> NDArray[np.float64]:
+        """Return-to-go from the first transition of every window, (B,)."""
+        returns: NDArray[np.float64] = self._returns[self._source.episodes.offsets[windows.episode] + windows.start]
+        return returns
 
     def _draw(self, shard: int) -> Windows:
         """Source windows of a shard, drawn uniformly."""
@@ -175,8 +165,7 @@ class GTA:
             numbers = self._draw_for_training(step, cumulative)
             windows = self._index.locate(numbers)
             batch = self._gather(windows)
-            starts = self._source.episodes.offsets[windows.episode] + windows.start
-            condition = self._condition(batch, self._returns[starts])
+            condition = self._condition(batch, self._returns_of(windows))
             generator = torch_generator(self._seed, "train", step, self._device)
             kept = torch.rand(len(windows), generator=generator, device=self._device) >= training.condition_dropout
             condition = Condition(condition.returns, kept.float(), batch.context, batch.mask)
@@ -199,13 +188,12 @@ class GTA:
 
     def _training_distribution(self) -> NDArray[np.float64] | None:
         """Cumulative probability of the windows; None where all are equally likely."""
-        data, episodes = self._config.data, self._source.episodes
+        data = self._config.data
         if data.reweighting == "none":
             return None
         if data.reweighting == "sparse":
-            return np.cumsum(sparse_weights(episodes, self._index, success_weight=data.success_weight))
-        windows = self._index.locate(np.arange(len(self._index)))
-        returns = self._returns[episodes.offsets[windows.episode] + windows.start]
+            return np.cumsum(sparse_weights(self._source.episodes, self._index, success_weight=data.success_weight))
+        returns = self._returns_of(self._index.locate(np.arange(len(self._index))))
         return np.cumsum(dense_weights(returns, bins=data.bins, smoothing=data.smoothing, temperature=data.temperature))
 
     def _draw_for_training(self, step: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:

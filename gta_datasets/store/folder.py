@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from gta_datasets.atomic import check_no_link, sync_folder
 from gta_datasets.errors import CacheError
-from gta_datasets.store.files import shard_index, shard_stem
+from gta_datasets.store.files import shard_index
 
 __all__ = ["KeyFolder", "is_key"]
 
@@ -77,14 +77,17 @@ class KeyFolder:
                 "make the folder writable or choose another cache_dir",
             )
 
-    def shard_names(self, index: int) -> list[str]:
-        """Names of the files committed for a shard, in the order in which they are to be tried; usually one or none."""
-        stem = f"{shard_stem(index)}."
-        return sorted(name for name in self._names() if name.startswith(stem) and shard_index(name) is not None)
+    def shard_names(self) -> dict[int, list[str]]:
+        """Names of the committed files of every shard, ascending; the files are not opened.
 
-    def shard_indices(self) -> list[int]:
-        """Indices for which a file is committed, ascending; the files are not opened."""
-        return sorted({index for name in self._names() if (index := shard_index(name)) is not None})
+        A shard has one file; if it has several, they are to be tried in the order given.
+        """
+        names: dict[int, list[str]] = {}
+        for name in sorted(self._names()):
+            index = shard_index(name)
+            if index is not None:
+                names.setdefault(index, []).append(name)
+        return dict(sorted(names.items()))
 
     def files(self) -> Iterator[os.stat_result]:
         """The status of every ordinary file in the folder and below."""

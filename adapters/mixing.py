@@ -1,0 +1,132 @@
+"""Which transitions a batch holds: uniform, weighted, or an exact share of real data that may change over time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from gta_datasets.errors import ConfigError
+
+__all__ = ["Fraction", "Mixture", "linear_schedule"]
+
+Fraction = float | Callable[[int], float]
+"""Share of real data in a batch, in [0, 1]: a number, or a function of how many batches were drawn before."""
+
+
+def linear_schedule(start: float, end: float, num_batches: int) -> Callable[[int], float]:
+    """A share of real data that goes from `start` to `end` within `num_batches` batches and then stays.
+
+    Raises:
+        ConfigError: a share is not in [0, 1], or `num_batches` is less than 1.
+    """
+    _check_share(start)
+    _check_share(end)
+    if num_batches < 1:
+        raise ConfigError(f"num_batches={num_batches} is not allowed; choose at least 1")
+    return lambda batch: start + (end - start) * min(batch / num_batches, 1.0)
+
+
+class Mixture:
+    """Draws batches of transition numbers; real ones come first in a batch of a given share.
+
+    With a share `f` a batch of `B` has `f * B` real transitions. Where that is not a whole number, batches take turns
+    in rounding down and up, so that the share holds for every batch within one transition and in total exactly (the
+    fixed ratio of real to synthetic data per batch of DiffStitch, arXiv 2402.02439).
+
+    A process forked from the one that made it draws from a stream of its own.
+
+    Args:
+        num_real: real transitions, numbered from 0.
+        num_generated: generated ones, numbered after them.
+        real_fraction: share of real data; None draws from all transitions alike.
+        weights: how much more likely each transition is drawn than others of its kind (with a share) or than all others
+            (without), (num_real + num_generated,); any non-negative scale.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: a share that is not in [0, 1] or asks for data that do not exist, or weights of another size,
+            negative, not finite, or without any sum.
+    """
+
+    def __init__(
+        self,
+        num_real: int,
+        num_generated: int,
+        *,
+        real_fraction: Fraction | None = None,
+        weights: ArrayLike | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.num_real, self.num_generated, self.real_fraction = num_real, num_generated, real_fraction
+        self._seed, self._owner, self._batches, self._owed = seed, os.getpid(), 0, 0.0
+        self._generator = np.random.default_rng(seed)
+        self._cumulative = None if weights is None else self._accumulate(weights)
+        if real_fraction is not None:
+            self._share()
+
+    def draw(self, size: int) -> NDArray[np.int64]:
+        """Transition numbers of the next batch, (size,)."""
+        self._leave_parent()
+        end = self.num_real + self.num_generated
+        if self.real_fraction is None:
+            numbers = self._draw_between(0, end, size)
+        else:
+            self._owed += self._share() * size
+            # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
+            real = min(math.floor(self._owed + 1e-6), size)
+            self._owed -= real
+            parts = self._draw_between(0, self.num_real, real), self._draw_between(self.num_real, end, size - real)
+            numbers = np.concatenate(parts)
+        self._batches += 1
+        return numbers
+
+    def _draw_between(self, start: int, stop: int, size: int) -> NDArray[np.int64]:
+        if self._cumulative is None or size == 0:
+            return self._generator.integers(start, stop, size) if size else np.zeros(0, np.int64)
+        low, high = self._cumulative[start], self._cumulative[stop]
+        drawn = np.searchsorted(self._cumulative, low + self._generator.random(size) * (high - low), side="right") - 1
+        inside: NDArray[np.int64] = np.clip(drawn, start, stop - 1)
+        return inside
+
+    def _share(self) -> float:
+        share = self.real_fraction(self._batches) if callable(self.real_fraction) else self.real_fraction
+        share = _check_share(share)
+        for needed, kind, count, low, high in (
+            (share, "real", self.num_real, 0, self.num_real),
+            (1 - share, "generated", self.num_generated, self.num_real, self.num_real + self.num_generated),
+        ):
+            empty = count == 0 or (self._cumulative is not None and self._cumulative[high] == self._cumulative[low])
+            if needed > 0 and empty:
+                raise ConfigError(
+                    f"real_fraction={share} needs {kind} data, and the dataset has none"
+                    f"{' of positive weight' if count else ''}; leave real_fraction out"
+                )
+        return share
+
+    def _accumulate(self, weights: ArrayLike) -> NDArray[np.float64]:
+        array = np.asarray(weights, np.float64)
+        size = self.num_real + self.num_generated
+        if array.shape != (size,):
+            raise ConfigError(
+                f"weights have shape {array.shape}; give one per transition, {(size,)}, the real ones first"
+            )
+        if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
+            raise ConfigError("weights must be finite and at least 0, and one of them positive")
+        return np.concatenate([[0.0], np.cumsum(array)])
+
+    def _leave_parent(self) -> None:
+        if os.getpid() != self._owner:
+            worker = torch.utils.data.get_worker_info()
+            self._owner = os.getpid()
+            self._generator = np.random.default_rng([self._seed, worker.id if worker else self._owner, self._batches])
+
+
+def _check_share(share: object) -> float:
+    if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
+        raise ConfigError(f"real_fraction={share!r} is not allowed; choose a number in [0, 1]")
+    return float(share)
