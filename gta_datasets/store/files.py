@@ -6,11 +6,10 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.atomic import open_regular
@@ -21,7 +20,6 @@ from gta_datasets.store.mapping import map_file
 __all__ = ["FORMAT_VERSION", "Arrays", "encode_shard", "open_shard", "shard_index", "shard_stem"]
 
 Arrays = dict[str, NDArray[Any]]
-Mapped = Callable[[int, int], NDArray[np.uint8]]
 
 FORMAT_VERSION = 1
 
@@ -55,10 +53,8 @@ def encode_shard(key: str, index: int, arrays: Mapping[str, NDArray[Any]]) -> tu
     return _name(index, digest), buffers
 
 
-def open_shard(path: Path, key: str, index: int, mapped: Mapped = map_file) -> Arrays | None:
+def open_shard(path: Path, key: str, index: int) -> Arrays | None:
     """The arrays of a committed shard, memory-mapped, after its checksum and its header have been verified.
-
-    `mapped` turns an open file and its size into the bytes that the arrays are views of.
 
     A damaged file is renamed to `<name>.bad` where possible, reported with a warning, and None is returned; for a
     missing one too, without a warning.
@@ -71,7 +67,7 @@ def open_shard(path: Path, key: str, index: int, mapped: Mapped = map_file) -> A
     except FileNotFoundError:
         return None
     try:
-        return _verified(descriptor, path, key, index, mapped)
+        return _verified(descriptor, path, key, index)
     except ContainerError as error:
         _set_aside(path, descriptor, error)
         return None
@@ -83,14 +79,14 @@ def open_shard(path: Path, key: str, index: int, mapped: Mapped = map_file) -> A
         os.close(descriptor)
 
 
-def _verified(descriptor: int, path: Path, key: str, index: int, mapped: Mapped) -> Arrays:
+def _verified(descriptor: int, path: Path, key: str, index: int) -> Arrays:
     digest, size = _new_digest(), 0
     while block := os.read(descriptor, _READ_BLOCK):
         digest.update(block)
         size += len(block)
     if path.name != _name(index, digest):
         raise ContainerError(f"the checksum of its {size:,} bytes is wrong")
-    metadata, arrays = decode(mapped(descriptor, size))
+    metadata, arrays = decode(map_file(descriptor, size))
     version = metadata.get("format_version")
     if metadata.get("format") == _FORMAT and version != str(FORMAT_VERSION):
         raise CacheError(

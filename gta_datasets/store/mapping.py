@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import errno
-import itertools
 import mmap
 import os
 import sys
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MappedFiles", "map_file"]
+__all__ = ["map_file"]
 
 
 def map_file(descriptor: int, size: int) -> NDArray[np.uint8]:
@@ -31,60 +28,11 @@ def map_file(descriptor: int, size: int) -> NDArray[np.uint8]:
         return np.empty(0, np.uint8)
     if sys.platform == "win32":
         return np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
-    return np.asarray(_Map(_mapped(None, size, mmap.MAP_SHARED, descriptor), size))
-
-
-class MappedFiles:
-    """Room for several files in one block of memory, one after the other, each starting a page.
-
-    Values of different files are then elements of one array, and a batch is gathered from all of them at once. What is
-    not filled yet reads as zeros.
-
-    Args:
-        sizes: bytes of every file.
-    """
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._starts = list(
-            itertools.accumulate((-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes), initial=0)
-        )
-        self._sizes = list(sizes)
-        self.block = self._reserve(self._starts[-1])  # (bytes,), read-only
-
-    def fill(self, place: int, descriptor: int, size: int) -> NDArray[np.uint8]:
-        """Map the first `size` bytes of an open file, which may be closed afterwards, into its place.
-
-        Raises:
-            OSError: the file cannot be mapped, or has another size than announced.
-        """
-        start = self._starts[place]
-        if size != self._sizes[place]:
-            raise OSError(errno.ESTALE, "the file was replaced by one of another size")
-        if size:
-            self._map(start, size, descriptor)
-        return self.block[start : start + size]
-
-    if sys.platform == "win32":
-
-        def _reserve(self, size: int) -> NDArray[np.uint8]:
-            self._memory = np.zeros(size, np.uint8)
-            block = self._memory.view()
-            block.flags.writeable = False
-            return block
-
-        def _map(self, start: int, size: int, descriptor: int) -> None:
-            self._memory[start : start + size] = map_file(descriptor, size)
-
-    else:
-
-        def _reserve(self, size: int) -> NDArray[np.uint8]:
-            if size == 0:
-                return np.empty(0, np.uint8)
-            self._address = _mapped(None, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-            return np.asarray(_Map(self._address, size))
-
-        def _map(self, start: int, size: int, descriptor: int) -> None:
-            _mapped(self._address + start, size, mmap.MAP_SHARED | _MAP_FIXED, descriptor)
+    address = _mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address is None or address == _MAP_FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return np.asarray(_Map(address, size))
 
 
 class _Map:
@@ -110,11 +58,3 @@ if sys.platform != "win32":
     _munmap.restype = ctypes.c_int
     _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     _MAP_FAILED = ctypes.c_void_p(-1).value
-    _MAP_FIXED = 0x10  # the same on Linux, macOS and the BSDs; missing in Python's mmap
-
-    def _mapped(address: int | None, size: int, flags: int, descriptor: int) -> int:
-        found = _mmap(address, size, mmap.PROT_READ, flags, descriptor, 0)
-        if found is None or found == _MAP_FAILED:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        return int(found)

@@ -112,6 +112,7 @@ torch.set_num_threads(1)
 from tests.training.tasks import config_of, train_denoiser
 
 root, steps = Path(sys.argv[1]), int(sys.argv[2])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 def send_at(number, sent):
     count = 0
