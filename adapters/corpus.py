@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 import minari
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.adapters.parts import Part, ReturnToGo, Subsequences
-from gta_datasets.data.episodes import FloatArray
+from gta_datasets.config import SamplingConfig
+from gta_datasets.data.episodes import Episodes, FloatArray
 from gta_datasets.data.reading import read_episodes
+from gta_datasets.data.returns import asked_returns, returns_to_go
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.data.table import EpisodeTable, Transitions
-from gta_datasets.errors import DatasetError
+from gta_datasets.errors import ConfigError, DatasetError
 from gta_datasets.storage import AugmentedStorage
 
-__all__ = ["Corpus"]
+__all__ = ["Corpus", "ReturnToGo", "Subsequences", "check_return_to_go"]
+
+ReturnToGo = Literal["amplified", "source"]
+"""Where the return-to-go of a generated trajectory starts: at its source window's, amplified or as it is."""
 
 
-Result = TypeVar("Result")
+def check_return_to_go(kind: str) -> None:
+    """Raise ConfigError if `kind` is no `ReturnToGo`."""
+    if kind not in get_args(ReturnToGo):
+        raise ConfigError(f"return_to_go={kind!r} is not known; choose 'amplified' or 'source'")
+
+
+class Subsequences(NamedTuple):
+    """Windows of `L` steps, padded with zeros on the left."""
+
+    observations: FloatArray  # (B, L, obs_dim)
+    actions: FloatArray  # (B, L, act_dim)
+    rewards: FloatArray  # (B, L)
+    returns_to_go: NDArray[np.float32]  # (B, L) undiscounted
+    timesteps: NDArray[np.int64]  # (B, L) steps since the start of the (source) episode, from 0
+    mask: NDArray[np.bool_]  # (B, L) False where padded
+    terminated: NDArray[np.bool_]  # (B,) whether the last step ended the task
+
+
+class _Origin(NamedTuple):
+    """The windows of the source that the generated trajectories come from."""
+
+    source: Episodes
+    episode: NDArray[np.int64]  # (G,)
+    start: NDArray[np.int64]  # (G,)
+    sampling: SamplingConfig
 
 
 class Corpus:
@@ -39,6 +67,8 @@ class Corpus:
         CacheError: the cache cannot be read, or what is missing cannot be written to it.
     """
 
+    episodes: EpisodeTable  # E episodes, the real ones first
+
     def __init__(self, dataset: minari.MinariDataset) -> None:
         if not isinstance(dataset, minari.MinariDataset):
             raise DatasetError(
@@ -48,81 +78,117 @@ class Corpus:
         self.dataset = dataset
         self.observation_codec = SpaceCodec.of(dataset.observation_space, name="observation")
         self.action_codec = SpaceCodec.of(dataset.action_space, name="action")
+        self._origin: _Origin | None = None
+        self._returns_to_go: dict[ReturnToGo, NDArray[np.float32]] = {}
         if isinstance(dataset.storage, AugmentedStorage):
-            kinds = _augmented_parts(dataset, dataset.storage)
+            self._open(dataset.storage)
         else:
-            kinds = (Part.of_real(EpisodeTable.of(read_episodes(dataset).episodes)),)
-        sizes = [part.episodes.num_transitions for part in kinds]
-        self.num_real, self.num_generated = sizes[0], sum(sizes[1:])
-        self.parts = [part for part, size in zip(kinds, sizes, strict=True) if size]
-        if not self.parts:
+            self.episodes = EpisodeTable.of([read_episodes(dataset).episodes])
+            self.num_real_episodes = self.episodes.num_episodes
+        if self.episodes.num_episodes == 0:
             raise DatasetError(f"dataset {dataset.id!r} has no transitions; if it was filtered, loosen the filter")
+        self.num_real = int(self.episodes.offsets[self.num_real_episodes])
+        self.num_generated = self.episodes.num_transitions - self.num_real
+
+    def _open(self, storage: AugmentedStorage) -> None:
+        """The episodes of the dataset on `storage`, which may have been filtered."""
+        pipeline = storage.pipeline
+        combined, indices = pipeline.combined, np.asarray(self.dataset.episode_indices)
+        chosen = pipeline.dataset.episode_indices[indices[indices < storage.num_source]]
+        real = np.flatnonzero(np.isin(pipeline.source.episode_ids, chosen))
+        generated = indices[indices >= storage.num_source] - storage.num_source
+        self.num_real_episodes = len(real)
+        kept = np.concatenate([real, combined.num_source + generated])
+        complete = len(kept) == combined.episodes.num_episodes
+        self.episodes = combined.episodes if complete else combined.episodes.select(kept)
+        self._origin = _Origin(
+            pipeline.source.episodes,
+            combined.source_episode[generated],
+            combined.source_start[generated],
+            pipeline.config.sampling,
+        )
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[minari.MinariDataset]]:
         return Corpus, (self.dataset,)
 
     def __len__(self) -> int:
-        return self.num_real + self.num_generated
+        return self.episodes.num_transitions
 
     def transitions(self, numbers: NDArray[np.integer]) -> Transitions:
         """The transitions of the given numbers, (B,), in the dtypes of the data."""
-        return self._read(Transitions, numbers, lambda part, chosen: part.episodes.transitions(chosen))
+        return self.episodes.transitions(self.episodes.locate(numbers))
 
-    def next_actions(self, numbers: NDArray[np.integer]) -> FloatArray:
-        """The actions that follow the given transitions, (B, act_dim); zeros after the last one of an episode."""
-        found: FloatArray = self._read(np.asarray, numbers, lambda part, chosen: (part.next_actions(chosen),))
-        return found
+    @cached_property
+    def rewards(self) -> FloatArray:
+        """Reward of every transition, (N,)."""
+        places = self.episodes.locate(np.arange(len(self)))
+        return self.episodes.rewards(places, places.step)
+
+    @cached_property
+    def episode_returns(self) -> NDArray[np.float64]:
+        """Sum of the rewards of every episode, (E,)."""
+        sums: NDArray[np.float64] = np.add.reduceat(self.rewards.astype(np.float64), self.episodes.offsets[:-1])
+        return sums
+
+    @cached_property
+    def first_timestep(self) -> NDArray[np.int64]:
+        """Step of the environment's episode at which every episode begins, (E,): not 0 for most generated ones."""
+        steps = np.zeros(self.episodes.num_episodes, np.int64)
+        if self._origin is not None:
+            steps[self.num_real_episodes :] = self._origin.start
+        return steps
+
+    def start_returns(self, kind: ReturnToGo) -> NDArray[np.float64]:
+        """Undiscounted return-to-go at the first step of every episode, (E,).
+
+        That of a recorded episode is the sum of its rewards. A generated trajectory starts at its source window's (GTA,
+        appendix E.4), amplified as when the trajectory was generated, or as it is.
+
+        Raises:
+            ConfigError: `kind` is not known.
+        """
+        check_return_to_go(kind)
+        returns = self.episode_returns.copy()
+        if self._origin is not None:
+            source, episode, start, sampling = self._origin
+            every = returns_to_go(source, discount=1.0)
+            of_window = every[source.offsets[episode] + start]
+            if kind == "amplified":
+                of_window = asked_returns(of_window, sampling, best=float(every.max()))
+            returns[self.num_real_episodes :] = of_window
+        return returns
+
+    def returns_to_go(self, kind: ReturnToGo) -> NDArray[np.float32]:
+        """The return at the start of an episode less the rewards since, for every transition, (N,).
+
+        Raises:
+            ConfigError: `kind` is not known.
+        """
+        if kind not in self._returns_to_go:
+            received = np.cumsum(self.rewards, dtype=np.float64) - self.rewards
+            start = self.start_returns(kind) + received[self.episodes.offsets[:-1]]
+            self._returns_to_go[kind] = (np.repeat(start, self.episodes.lengths) - received).astype(np.float32)
+        return self._returns_to_go[kind]
 
     def subsequences(
         self, numbers: NDArray[np.integer], length: int, *, return_to_go: ReturnToGo = "amplified"
     ) -> Subsequences:
-        """The last `length` steps of an episode up to each of the given transitions, (B,), padded on the left."""
-        return self._read(Subsequences, numbers, lambda part, chosen: part.subsequences(chosen, length, return_to_go))
+        """Up to `length` steps of an episode that end with the transitions `numbers` (B,), padded on the left.
 
-    def episode_returns(self) -> NDArray[np.float64]:
-        """Sum of the rewards of every episode, (E,)."""
-        return np.concatenate([part.episode_returns for part in self.parts])
-
-    def episode_lengths(self) -> NDArray[np.int64]:
-        """Transitions of every episode, (E,)."""
-        return np.concatenate([part.episodes.lengths for part in self.parts])
-
-    def _read(
-        self,
-        make: Callable[..., Result],
-        numbers: NDArray[np.integer],
-        read: Callable[[Part, NDArray[np.integer]], tuple[NDArray[Any], ...]],
-    ) -> Result:
-        """What `make` makes of the fields that `read` gives for transitions of either kind, in the order asked for."""
-        if len(self.parts) == 1:
-            return make(*read(self.parts[0], numbers))
-        generated = numbers >= self.num_real
-        count = int(generated.sum())
-        if count == 0:
-            return make(*read(self.parts[0], numbers))
-        if count == len(numbers):
-            return make(*read(self.parts[1], numbers - self.num_real))
-        real = ~generated
-        batches = read(self.parts[0], numbers[real]), read(self.parts[1], numbers[generated] - self.num_real)
-        fields = []
-        for first, second in zip(*batches, strict=True):
-            merged = np.empty((len(numbers), *first.shape[1:]), first.dtype)
-            merged[real], merged[generated] = first, second
-            fields.append(merged)
-        return make(*fields)
-
-
-def _augmented_parts(dataset: minari.MinariDataset, storage: AugmentedStorage) -> tuple[Part, ...]:
-    """Real and generated episodes of a dataset on `storage`, which may have been filtered."""
-    pipeline, num_source = storage.pipeline, storage.num_source
-    indices = np.asarray(dataset.episode_indices)
-    real = pipeline.source_table
-    chosen = pipeline.dataset.episode_indices[indices[indices < num_source]]
-    kept = np.flatnonzero(np.isin(pipeline.source.episode_ids, chosen))
-    if len(kept) < real.num_episodes:
-        real = real.select(kept)
-    generated = pipeline.generated_table
-    trajectories = indices[indices >= num_source] - num_source
-    if len(trajectories) < generated.episodes.num_episodes:
-        generated = generated.select(trajectories)
-    return Part.of_real(real), Part.of_generated(generated, pipeline.source.episodes, pipeline.config.sampling)
+        Raises:
+            ConfigError: `return_to_go` is not known.
+        """
+        places = self.episodes.locate(numbers)
+        steps = places.step[:, None] + np.arange(1 - length, 1)
+        mask = steps >= 0
+        steps = np.maximum(steps, 0)
+        first_number = (numbers - places.step)[:, None]
+        return Subsequences(
+            observations=self.episodes.observations(places, steps) * mask[..., None],
+            actions=self.episodes.actions(places, steps) * mask[..., None],
+            rewards=self.episodes.rewards(places, steps) * mask,
+            returns_to_go=self.returns_to_go(return_to_go)[first_number + steps] * mask,
+            timesteps=(self.first_timestep[places.episode][:, None] + steps) * mask,
+            mask=mask,
+            terminated=places.terminated,
+        )

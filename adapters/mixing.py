@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def linear_schedule(start: float, end: float, num_batches: int) -> Callable[[int
 
 
 class Mixture:
-    """Draws batches of transition numbers; real ones come first in a batch of a given share.
+    """Draws batches of transition numbers, the real ones of a batch first.
 
     With a share `f` a batch of `B` has `f * B` real transitions. Where that is not a whole number, batches take turns
     in rounding down and up, so that the share holds for every batch within one transition and in total exactly (the
@@ -73,17 +74,27 @@ class Mixture:
         """Transition numbers of the next batch, (size,)."""
         self._leave_parent()
         end = self.num_real + self.num_generated
-        if self.real_fraction is None:
-            numbers = self._draw_between(0, end, size)
-        else:
-            self._owed += self._share() * size
-            # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
-            real = min(math.floor(self._owed + 1e-6), size)
-            self._owed -= real
-            parts = self._draw_between(0, self.num_real, real), self._draw_between(self.num_real, end, size - real)
-            numbers = np.concatenate(parts)
+        real = self._num_real_of(size)
         self._batches += 1
-        return numbers
+        parts = self._draw_between(0, self.num_real, real), self._draw_between(self.num_real, end, size - real)
+        return np.concatenate(parts)
+
+    def _num_real_of(self, size: int) -> int:
+        """How many transitions of the next batch are real."""
+        if self.real_fraction is None:
+            return int(self._generator.binomial(size, self._natural_share))
+        self._owed += self._share() * size
+        # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
+        real = min(math.floor(self._owed + 1e-6), size)
+        self._owed -= real
+        return real
+
+    @cached_property
+    def _natural_share(self) -> float:
+        """Probability that one of all transitions, drawn by weight, is real."""
+        if self._cumulative is None:
+            return self.num_real / (self.num_real + self.num_generated)
+        return float(self._cumulative[self.num_real] / self._cumulative[-1])
 
     def _draw_between(self, start: int, stop: int, size: int) -> NDArray[np.int64]:
         if self._cumulative is None or size == 0:

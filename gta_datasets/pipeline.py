@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,19 +21,15 @@ from gta_datasets.config import GTAConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.data.table import EpisodeTable
-from gta_datasets.errors import CacheError
 from gta_datasets.methods.base import Shard
 from gta_datasets.methods.gta import GTA
 from gta_datasets.store import ShardStore, content_key
 from gta_datasets.training.loop import CHECK_EVERY
 
-__all__ = ["Generated", "Pipeline", "Plan"]
+__all__ = ["Combined", "Pipeline", "Plan"]
 
 MODEL_LOCK_TIMEOUT = 4 * 3600.0
 """Seconds to wait for another process that trains the same model before training it here as well."""
-
-OPENING_ATTEMPTS = 3
-"""How often shards are made again that are found missing or damaged when all of them are opened."""
 
 WARNED_EPISODES = 5
 """How many episodes a warning describes."""
@@ -57,28 +54,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """Generated trajectories, and the windows of the source that they were made from."""
+class Combined:
+    """The source's `S` episodes and the `G` generated ones in one table, and what the latter were made from."""
 
-    episodes: EpisodeTable
+    episodes: EpisodeTable  # S + G
+    num_source: int  # S
     source_episode: NDArray[np.int64]  # (G,)
     source_start: NDArray[np.int64]  # (G,) first transition within the source episode
-
-    @classmethod
-    def of(cls, block: NDArray[np.uint8], shards: Sequence[Shard], sizes: NDArray[np.int64]) -> Generated:
-        """The first `sizes` trajectories of every shard; the arrays are views of `block` (bytes,)."""
-        kept = [(Episodes.from_arrays(shard).slice(0, size), shard) for shard, size in zip(shards, sizes, strict=True)]
-        origin = {
-            name: np.concatenate([shard[name][: part.num_episodes] for part, shard in kept])
-            for name in ("source_episode", "source_start")
-        }
-        return cls(EpisodeTable.within(block, [part for part, _ in kept]), **origin)
-
-    def select(self, trajectories: NDArray[np.integer]) -> Generated:
-        """Some of the trajectories, in the given order."""
-        return Generated(
-            self.episodes.select(trajectories), self.source_episode[trajectories], self.source_start[trajectories]
-        )
 
 
 class Pipeline:
@@ -208,7 +190,7 @@ class Pipeline:
         """Make every missing shard of the plan."""
         committed = set(self.shard_store.indices())
         missing = [number for number in range(self.plan.num_shards) if number not in committed]
-        for number in tqdm(missing, desc="generating", unit="shard", disable=not self.progress):
+        for number in tqdm(missing, desc="generating", unit="shard", disable=not (missing and self.progress)):
             self.shard(number)
 
     def generated(self) -> Iterator[Episodes]:
@@ -217,26 +199,19 @@ class Pipeline:
             yield Episodes.from_arrays(self.shard(number)).slice(0, int(size))
 
     @cached_property
-    def source_table(self) -> EpisodeTable:
-        """The source's episodes, to draw transitions from."""
-        return EpisodeTable.of(self.source.episodes)
-
-    @cached_property
-    def generated_table(self) -> Generated:
-        """All generated trajectories, to draw transitions from; makes what is missing. One map, shared by all readers.
-
-        Raises:
-            CacheError: shards keep disappearing or are damaged again and again.
-        """
-        for _ in range(OPENING_ATTEMPTS):
-            self.generate()
-            opened = self.shard_store.get_together(range(self.plan.num_shards))
-            if opened is not None:
-                return Generated.of(*opened, self.plan.shard_sizes)
-        raise CacheError(
-            f"shards of {self.shard_store.path} vanished or were found damaged {OPENING_ATTEMPTS} times; "
-            "choose another cache_dir"
-        )
+    def combined(self) -> Combined:
+        """All episodes, to draw transitions from; makes what is missing. Nothing is copied."""
+        self.generate()
+        with ThreadPoolExecutor() as pool:  # each shard is read once to verify it, which releases the interpreter
+            shards = list(pool.map(self.shard, range(self.plan.num_shards)))
+        sizes = self.plan.shard_sizes.tolist()
+        parts = [Episodes.from_arrays(shard).slice(0, size) for shard, size in zip(shards, sizes, strict=True)]
+        origin = {
+            name: np.concatenate([shard[name][:size] for shard, size in zip(shards, sizes, strict=True)])
+            for name in ("source_episode", "source_start")
+        }
+        source = self.source.episodes
+        return Combined(EpisodeTable.of([source, *parts]), source.num_episodes, **origin)
 
     def trajectory(self, number: int) -> dict[str, Any]:
         """A generated trajectory in the form of Minari's episode dictionaries, without its number."""

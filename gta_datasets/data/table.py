@@ -1,45 +1,27 @@
 """Episodes that lie anywhere in memory, read by the numbers of their transitions.
 
-`Episodes` needs its arrays back to back; the shards of a cache are not. An `EpisodeTable` notes where every episode
-starts and gathers a batch from there, so that hundreds of memory-mapped files serve as one dataset without a copy.
+`Episodes` needs its arrays back to back; those of a source dataset and of hundreds of memory-mapped shards are not. An
+`EpisodeTable` notes where every episode lies and gathers a batch from there, so that all of them serve as one dataset
+without a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gta_datasets.data.episodes import Episodes, FloatArray
 from gta_datasets.errors import DatasetError
 
-__all__ = ["Column", "EpisodeTable", "Transitions"]
+__all__ = ["EpisodeTable", "Places", "Transitions"]
 
-
-@dataclass(frozen=True)
-class Column:
-    """One field of all episodes: rows of `width` values, consecutive within an episode."""
-
-    values: NDArray[Any]  # (any,) holds the rows, perhaps among other things
-    starts: NDArray[np.int64]  # (E,) place of the first row of every episode
-    width: int
-
-    def rows(self, episode: NDArray[np.integer], step: NDArray[np.integer], count: int = 1) -> NDArray[Any]:
-        """`count` rows of every episode from `step` on, `episode.shape + (count * width,)`."""
-        width = count * self.width
-        # A view in which a row starts at every value, so that one lookup copies whole rows from any place.
-        item = self.values.itemsize
-        anywhere = as_strided(self.values, (max(len(self.values) - width + 1, 0), width), (item, item), writeable=False)
-        found: NDArray[Any] = anywhere[self.starts[episode] + step * self.width]
-        return found
-
-    def select(self, episodes: NDArray[np.integer]) -> Column:
-        return replace(self, starts=self.starts[episodes])
+_OBSERVATIONS, _ACTIONS, _REWARDS, _LENGTH, _TERMINATED, _OFFSET = range(6)  # columns of the directory
 
 
 class Transitions(NamedTuple):
@@ -53,61 +35,77 @@ class Transitions(NamedTuple):
     truncated: NDArray[np.bool_]  # (B,) the episode was cut after this transition, or goes on somewhere else
 
 
-@dataclass(frozen=True)
+class Places(NamedTuple):
+    """Where transitions were found."""
+
+    episode: NDArray[np.integer[Any]]  # (B,)
+    step: NDArray[np.int64]  # (B,) within the episode
+    entry: NDArray[np.int64]  # (B, 6) the episode's line in the directory
+
+    @property
+    def last(self) -> NDArray[np.bool_]:
+        """Whether the transition is the last one of its episode, (B,)."""
+        found: NDArray[np.bool_] = self.step == self.entry[:, _LENGTH] - 1
+        return found
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """Whether the transition ended the task, (B,)."""
+        found: NDArray[np.bool_] = self.last & (self.entry[:, _TERMINATED] != 0)
+        return found
+
+
 class EpisodeTable:
-    """`E` episodes with `N` transitions in total, numbered from 0 in the order of the episodes."""
+    """`E` episodes with `N` transitions in total, numbered from 0 in the order of the episodes; made by `of`."""
 
-    observations: Column  # T + 1 rows of obs_dim values in an episode of T transitions
-    actions: Column  # T rows of act_dim values
-    rewards: Column  # T rows of 1 value
-    lengths: NDArray[np.int64]  # (E,) transitions per episode
-    terminated: NDArray[np.bool_]  # (E,) whether the last transition ended the task; otherwise the episode was cut
-
-    @classmethod
-    def of(cls, episodes: Episodes) -> EpisodeTable:
-        """The episodes of contiguous arrays, as views."""
-        return cls._of_parts([episodes], lambda array: array.reshape(-1))
+    def __init__(self, columns: Sequence[_Column], directory: NDArray[np.int64]) -> None:
+        self._columns = columns
+        # One line per episode, so that one access to memory finds all there is to know of it.
+        self._directory = directory.copy()
+        self._directory[:, _OFFSET] = self.offsets[:-1]
 
     @classmethod
-    def within(cls, block: NDArray[np.uint8], parts: Sequence[Episodes]) -> EpisodeTable:
-        """The episodes of `parts` one after the other; all their arrays are contiguous views of `block` (bytes,).
+    def of(cls, parts: Sequence[Episodes]) -> EpisodeTable:
+        """The episodes of all parts, one part after the other. The table keeps views of their arrays.
 
         Raises:
             DatasetError: the parts differ in the type or width of a field.
         """
-        return cls._of_parts(parts, lambda array: block.view(array.dtype))
-
-    @classmethod
-    def _of_parts(
-        cls, parts: Sequence[Episodes], values_around: Callable[[NDArray[Any]], NDArray[Any]]
-    ) -> EpisodeTable:
-        def column(name: str) -> Column:
-            arrays = [getattr(part, name) for part in parts]
-            if len({(array.dtype, array.shape[1:]) for array in arrays}) != 1:
-                raise DatasetError(f"the parts of the data differ in the type or width of their {name}")
-            values = values_around(arrays[0])
-            width = int(np.prod(arrays[0].shape[1:], dtype=np.int64))
-            starts = []
-            for part, array in zip(parts, arrays, strict=True):
-                rows = part.observation_offsets if name == "observations" else part.offsets
-                starts.append((_address(array) - _address(values)) // values.itemsize + rows[:-1] * width)
-            return Column(values, np.concatenate(starts), width)
-
-        return cls(
-            observations=column("observations"),
-            actions=column("actions"),
-            rewards=column("rewards"),
-            lengths=np.concatenate([part.lengths for part in parts]),
-            terminated=np.concatenate([part.terminations[part.offsets[1:] - 1] for part in parts]),
-        )
+        columns = [
+            _Column("observations", [part.observations for part in parts]),
+            _Column("actions", [part.actions for part in parts]),
+            _Column("rewards", [part.rewards for part in parts]),
+        ]
+        directory = np.zeros((sum(part.num_episodes for part in parts), 6), np.int64)
+        episodes = 0
+        for place, part in enumerate(parts):
+            lines = directory[episodes : episodes + part.num_episodes]
+            episodes += part.num_episodes
+            for number, column in enumerate(columns):
+                first_rows = part.observation_offsets if number == _OBSERVATIONS else part.offsets
+                lines[:, number] = column.starts[place] + first_rows[:-1] * column.width
+            lines[:, _LENGTH] = part.lengths
+            lines[:, _TERMINATED] = part.terminations[part.offsets[1:] - 1]
+        return cls(columns, directory)
 
     @property
     def num_episodes(self) -> int:
-        return len(self.lengths)
+        return len(self._directory)
 
     @property
     def num_transitions(self) -> int:
         return int(self.offsets[-1])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Transitions of every episode, (E,)."""
+        return self._directory[:, _LENGTH]
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """Whether the last transition of every episode ended the task; otherwise the episode was cut. (E,)."""
+        found: NDArray[np.bool_] = self._directory[:, _TERMINATED] != 0
+        return found
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -119,35 +117,121 @@ class EpisodeTable:
         """Episode of every transition, (N,): a lookup is far faster than a search in `offsets`."""
         return np.repeat(np.arange(self.num_episodes, dtype=np.int32), self.lengths)
 
-    def locate(self, transitions: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Episodes of the transitions and their steps within them, each of the shape of `transitions`."""
-        episode = self._episode_of[transitions].astype(np.int64)
-        return episode, transitions - self.offsets[episode]
-
-    def select(self, episodes: NDArray[np.integer]) -> EpisodeTable:
+    def select(self, episodes: NDArray[np.integer[Any]]) -> EpisodeTable:
         """Some of the episodes, in the given order."""
-        return EpisodeTable(
-            self.observations.select(episodes),
-            self.actions.select(episodes),
-            self.rewards.select(episodes),
-            self.lengths[episodes],
-            self.terminated[episodes],
+        return EpisodeTable(self._columns, self._directory[episodes])
+
+    def locate(self, numbers: NDArray[np.integer[Any]]) -> Places:
+        """The transitions of the given numbers, (B,). Raises IndexError if there is no such transition."""
+        episode = self._episode_of[numbers]
+        entry = self._directory.take(episode, axis=0)
+        return Places(episode, numbers - entry[:, _OFFSET], entry)
+
+    def transitions(self, places: Places) -> Transitions:
+        """The transitions at the given places."""
+        observations = self._columns[_OBSERVATIONS]
+        pairs = observations.rows(places.entry[:, _OBSERVATIONS], places.step, count=2)
+        terminated = places.terminated
+        return Transitions(
+            observations=pairs[:, : observations.width],
+            actions=self.actions(places, places.step),
+            rewards=self.rewards(places, places.step),
+            next_observations=pairs[:, observations.width :],
+            terminated=terminated,
+            truncated=places.last & ~terminated,
         )
 
-    def transitions(self, numbers: NDArray[np.integer]) -> Transitions:
-        """The transitions of the given numbers, (B,)."""
-        episode, step = self.locate(numbers)
-        pairs = self.observations.rows(episode, step, count=2)
-        last = step == self.lengths[episode] - 1
-        terminated = last & self.terminated[episode]
-        return Transitions(
-            observations=pairs[:, : self.observations.width],
-            actions=self.actions.rows(episode, step),
-            rewards=self.rewards.rows(episode, step)[:, 0],
-            next_observations=pairs[:, self.observations.width :],
-            terminated=terminated,
-            truncated=last & ~terminated,
+    def next_actions(self, places: Places) -> FloatArray:
+        """The actions that follow, (B, act_dim); zeros after the last one of an episode."""
+        last = places.last
+        found = self.actions(places, places.step + ~last)
+        found[last] = 0
+        return found
+
+    def observations(self, places: Places, steps: NDArray[np.int64]) -> FloatArray:
+        """Observations at `steps` (B, ...) of the episodes found, (B, ..., obs_dim); an episode has one more than
+        transitions.
+        """
+        return self._rows(_OBSERVATIONS, places, steps)
+
+    def actions(self, places: Places, steps: NDArray[np.int64]) -> FloatArray:
+        """Actions at `steps` (B, ...) of the episodes found, (B, ..., act_dim)."""
+        return self._rows(_ACTIONS, places, steps)
+
+    def rewards(self, places: Places, steps: NDArray[np.int64]) -> FloatArray:
+        """Rewards at `steps` (B, ...) of the episodes found, (B, ...)."""
+        return self._rows(_REWARDS, places, steps)[..., 0]
+
+    def episode(self, number: int) -> Episodes:
+        """One episode in contiguous arrays, copied."""
+        length, ended = int(self.lengths[number]), bool(self.terminated[number])
+        fields = [
+            column.rows(self._directory[[number], field], np.zeros(1, np.int64), count=rows).reshape(rows, column.width)
+            for field, (column, rows) in enumerate(zip(self._columns, (length + 1, length, length), strict=True))
+        ]
+        last = np.arange(length) == length - 1
+        return Episodes(
+            observations=fields[_OBSERVATIONS],
+            actions=fields[_ACTIONS],
+            rewards=fields[_REWARDS][:, 0],
+            terminations=last & ended,
+            truncations=last & (not ended),
+            offsets=np.array([0, length]),
         )
+
+    def _rows(self, field: int, places: Places, steps: NDArray[np.int64]) -> FloatArray:
+        starts = places.entry[:, field].reshape(-1, *(1,) * (steps.ndim - 1))
+        return self._columns[field].rows(starts, steps)
+
+
+class _Column:
+    """One field of all parts: rows of `width` values, those of an episode next to each other.
+
+    The parts' arrays lie anywhere in the memory of the process. They are read through one view that begins at the first
+    and ends with the last of them. Between them it spans memory that is not theirs and may not exist, so nothing but
+    rows of the arrays may be read through it.
+    """
+
+    def __init__(self, name: str, arrays: Sequence[NDArray[Any]]) -> None:
+        if len({(array.dtype, array.shape[1:]) for array in arrays}) != 1:
+            raise DatasetError(f"the parts of the data differ in the type or width of their {name}")
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        dtype = arrays[0].dtype
+        self.width = int(np.prod(arrays[0].shape[1:], dtype=np.int64))
+        addresses = [_address(array) for array in arrays]
+        first = min(addresses)
+        if any((address - first) % dtype.itemsize for address in addresses):
+            raise DatasetError(f"the {name} do not lie at multiples of their size")  # numpy and the store align them
+        end = max(address + array.nbytes for address, array in zip(addresses, arrays, strict=True))
+        self.starts = [(address - first) // dtype.itemsize for address in addresses]
+        self._values = np.asarray(_Span(first, (end - first) // dtype.itemsize, dtype, arrays))
+        self._views: dict[int, Tensor] = {}
+
+    def rows(self, starts: NDArray[np.int64], steps: NDArray[np.int64], *, count: int = 1) -> NDArray[Any]:
+        """`count` rows from row `steps` on of the episodes that begin at `starts`; `steps.shape + (count * width,)`."""
+        width = count * self.width
+        places = starts + steps * self.width
+        if width == 1:
+            single: NDArray[Any] = self._values[places][..., None]
+            return single
+        found: NDArray[Any] = self._view(width).index_select(0, torch.from_numpy(places.reshape(-1))).numpy()
+        return found.reshape(*places.shape, width)
+
+    def _view(self, width: int) -> Tensor:
+        """Every `width` consecutive values as a row: one lookup then copies a whole row from wherever it lies."""
+        if width not in self._views:
+            values = torch.from_numpy(self._values)
+            self._views[width] = values.as_strided((max(len(values) - width + 1, 0), width), (1, 1))
+        return self._views[width]
+
+
+class _Span:
+    """Memory from an address on, for numpy; keeps the arrays alive that lie there."""
+
+    def __init__(self, address: int, size: int, dtype: np.dtype[Any], arrays: Sequence[NDArray[Any]]) -> None:
+        self._arrays = arrays
+        # Announced as writable, because torch warns of what is not; nothing writes to it.
+        self.__array_interface__ = {"data": (address, False), "shape": (size,), "typestr": dtype.str, "version": 3}
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from gta_datasets.errors import CacheError
 from gta_datasets.store.container import ContainerError, parse_json_object
 from gta_datasets.store.files import Arrays, encode_shard, open_shard, shard_stem
 from gta_datasets.store.folder import KeyFolder, is_key
-from gta_datasets.store.mapping import MappedFiles
 
 __all__ = ["ShardStore", "list_stores"]
 
@@ -134,31 +131,6 @@ class ShardStore:
         found = self.get(index)
         # Somebody may have cleared the cache since.
         return found if found is not None else {name: _frozen(array) for name, array in made.items()}
-
-    def get_together(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], list[Arrays]] | None:
-        """Several shards in one block of memory, (bytes,), and their arrays as views of it; read-only, memory-mapped.
-
-        None if a shard is missing or was found damaged. Every call reads all files once to verify their checksums.
-
-        Raises:
-            CacheError: as `get`.
-        """
-        names = self._folder.shard_names()
-        if not names.keys() >= set(indices):
-            return None
-        paths = [self.path / names[index][0] for index in indices]
-        try:
-            files = MappedFiles([os.lstat(path).st_size for path in paths])
-        except FileNotFoundError:
-            return None
-
-        def open_one(place: int) -> Arrays | None:
-            mapped = functools.partial(files.fill, place)
-            return open_shard(paths[place], self.key, indices[place], mapped)
-
-        with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter
-            shards = [arrays for arrays in pool.map(open_one, range(len(paths))) if arrays is not None]
-        return (files.block, shards) if len(shards) == len(paths) else None
 
     @contextmanager
     def working(self, name: str, *, timeout: float) -> Iterator[None]:

@@ -1,0 +1,125 @@
+"""The numbering of real and generated transitions that all adapters share."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import minari
+import numpy as np
+import pytest
+
+from gta_datasets import GTAAugmentedDataset
+from gta_datasets.adapters.corpus import Corpus
+from gta_datasets.errors import ConfigError, DatasetError
+from tests.builders import linear_dataset, make_dataset
+from tests.smoke import tiny
+
+
+@pytest.fixture(scope="module")
+def augmented(tmp_path_factory: pytest.TempPathFactory) -> GTAAugmentedDataset:
+    source = linear_dataset("corpus/linear-v0", lengths=(20, 4, 15), terminated=(1,))
+    return tiny(source, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def rewards_of(dataset: minari.MinariDataset) -> np.ndarray:
+    return np.concatenate([episode.rewards for episode in dataset])
+
+
+def test_real_transitions_come_first(augmented: GTAAugmentedDataset) -> None:
+    corpus = Corpus(augmented)
+    assert (corpus.num_real, corpus.num_generated) == (39, augmented.generated.total_steps)
+    np.testing.assert_array_equal(corpus.transitions(np.arange(len(corpus))).rewards, rewards_of(augmented))
+    np.testing.assert_array_equal(corpus.rewards, rewards_of(augmented))
+
+
+def test_any_order_of_numbers_is_kept(augmented: GTAAugmentedDataset) -> None:
+    corpus = Corpus(augmented)
+    numbers = np.random.default_rng(0).permutation(len(corpus))
+    np.testing.assert_array_equal(corpus.transitions(numbers).rewards, rewards_of(augmented)[numbers])
+
+
+def test_a_plain_dataset_is_all_real(augmented: GTAAugmentedDataset) -> None:
+    corpus = Corpus(augmented.source)
+    assert (corpus.num_real, corpus.num_generated) == (39, 0)
+
+
+def test_generated_alone_has_nothing_real(augmented: GTAAugmentedDataset) -> None:
+    corpus = Corpus(augmented.generated)
+    assert corpus.num_real == 0
+    np.testing.assert_array_equal(corpus.rewards, rewards_of(augmented.generated))
+
+
+def test_a_filtered_dataset_keeps_what_is_real_and_what_is_not(augmented: GTAAugmentedDataset) -> None:
+    chosen = augmented.filter_episodes(lambda episode: episode.id in (0, 2, 4))
+    corpus = Corpus(chosen)
+    assert (corpus.num_real, corpus.num_generated) == (35, len(augmented[4].rewards))
+    np.testing.assert_array_equal(corpus.rewards, rewards_of(chosen))
+    origin = augmented.storage.pipeline.provenance(1)
+    assert corpus.first_timestep.tolist() == [0, 0, origin["source_start"]]
+
+
+def test_nothing_is_copied(augmented: GTAAugmentedDataset) -> None:
+    first, second = Corpus(augmented), Corpus(augmented)
+    assert first.episodes is second.episodes
+
+
+def test_pickling_carries_the_dataset_only(augmented: GTAAugmentedDataset) -> None:
+    corpus = Corpus(augmented)
+    corpus.returns_to_go("source")
+    carried = pickle.dumps(corpus)
+    assert len(carried) < 20_000
+    np.testing.assert_array_equal(pickle.loads(carried).rewards, corpus.rewards)
+
+
+def test_an_incomplete_cache_is_completed(tmp_path: Path) -> None:
+    augmented = tiny(linear_dataset("corpus/partial-v0"), cache_dir=tmp_path)
+    augmented.generated[0]
+    assert not augmented.is_complete
+    assert Corpus(augmented).num_generated == augmented.generated.total_steps
+    assert augmented.is_complete
+
+
+def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
+    source = linear_dataset("corpus/damaged-v0")
+    complete = tiny(source, cache_dir=tmp_path).generate()
+    expected = Corpus(complete).rewards
+    shard = sorted(complete.path.glob("shard-*.safetensors"))[1]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.unlink()
+    shard.write_bytes(content)
+    np.testing.assert_array_equal(Corpus(tiny(source, cache_dir=tmp_path)).rewards, expected)
+
+
+@pytest.mark.parametrize("kind", ["amplified", "source"])
+def test_returns_to_go_of_real_episodes_are_the_rewards_to_come(augmented: GTAAugmentedDataset, kind: str) -> None:
+    corpus = Corpus(augmented)
+    found = corpus.returns_to_go(kind)[: corpus.num_real]
+    expected = [e.rewards[t:].sum(dtype=np.float64) for e in augmented.source for t in range(len(e.rewards))]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_subsequences_end_with_their_transition(augmented: GTAAugmentedDataset) -> None:
+    corpus = Corpus(augmented.source)
+    found = corpus.subsequences(np.array([2, 23]), 5)
+    first, second = augmented.source[0], augmented.source[1]
+    assert found.mask.tolist() == [[False, False, True, True, True], [False, True, True, True, True]]
+    np.testing.assert_array_equal(found.observations[0, 2:], first.observations[:3])
+    np.testing.assert_array_equal(found.actions[1, 1:], second.actions)
+    assert found.timesteps.tolist() == [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3]]
+    assert found.terminated.tolist() == [False, True]
+    for name in ("observations", "actions", "rewards", "returns_to_go"):
+        assert not getattr(found, name)[~found.mask].any(), name
+
+
+def test_what_is_no_dataset_is_refused(augmented: GTAAugmentedDataset) -> None:
+    with pytest.raises(DatasetError, match=r"of type list; give a minari\.MinariDataset"):
+        Corpus([])
+    nothing = make_dataset("corpus/nothing-v0").filter_episodes(lambda _: False)
+    with pytest.raises(DatasetError, match="no episodes"):
+        Corpus(nothing)
+    with pytest.raises(DatasetError, match="no transitions"):
+        Corpus(augmented.filter_episodes(lambda _: False))
+    with pytest.raises(ConfigError, match="'amplified' or 'source'"):
+        Corpus(augmented).returns_to_go("own")

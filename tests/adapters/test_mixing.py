@@ -1,0 +1,122 @@
+"""Proportions of real and generated data in batches."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gta_datasets.adapters.mixing import Mixture, linear_schedule
+from gta_datasets.errors import ConfigError
+
+
+def shares(mixture: Mixture, size: int, batches: int) -> list[int]:
+    """Real transitions in each of some batches."""
+    return [int((mixture.draw(size) < mixture.num_real).sum()) for _ in range(batches)]
+
+
+@given(st.floats(0, 1), st.integers(1, 64), st.integers(1, 50))
+def test_every_batch_holds_its_share(fraction: float, size: int, batches: int) -> None:
+    found = shares(Mixture(7, 13, real_fraction=fraction), size, batches)
+    assert all(abs(count - fraction * size) < 1 for count in found)
+    assert abs(sum(found) - fraction * size * batches) < 1
+
+
+def test_whole_shares_are_the_same_in_every_batch() -> None:
+    assert shares(Mixture(100, 100, real_fraction=0.75), 256, 20) == [192] * 20
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_the_ends_draw_everything_of_one_kind(fraction: float) -> None:
+    mixture = Mixture(6, 5, real_fraction=fraction)
+    drawn = set(np.concatenate([mixture.draw(32) for _ in range(20)]).tolist())
+    assert drawn == (set(range(6)) if fraction else set(range(6, 11)))
+
+
+def test_without_a_share_all_transitions_are_alike() -> None:
+    mixture = Mixture(300, 100, seed=1)
+    counts = np.bincount(np.concatenate([mixture.draw(100) for _ in range(400)]), minlength=400)
+    assert counts.sum() == 40_000
+    assert abs(counts[:300].sum() - 30_000) < 4 * np.sqrt(40_000 * 0.75 * 0.25)
+    assert counts.min() > 50
+    assert counts.max() < 160
+
+
+def test_weights_decide_within_a_share_and_across() -> None:
+    weights = np.array([1.0, 0.0, 3.0, 2.0, 2.0])
+    together = np.concatenate([Mixture(3, 2, weights=weights, seed=k).draw(800) for k in range(10)])
+    np.testing.assert_allclose(np.bincount(together, minlength=5) / 8000, weights / 8, atol=0.03)
+    mixture = Mixture(3, 2, weights=weights, real_fraction=0.5)
+    apart = np.concatenate([mixture.draw(800) for _ in range(10)])
+    np.testing.assert_allclose(np.bincount(apart, minlength=5) / 8000, [1 / 8, 0, 3 / 8, 1 / 4, 1 / 4], atol=0.03)
+
+
+def test_a_share_follows_its_schedule() -> None:
+    mixture = Mixture(10, 10, real_fraction=linear_schedule(1.0, 0.0, 4))
+    assert shares(mixture, 8, 6) == [8, 6, 4, 2, 0, 0]
+
+
+def test_a_schedule_that_leaves_the_interval_is_an_error() -> None:
+    mixture = Mixture(10, 10, real_fraction=lambda batch: 1.0 - batch)
+    mixture.draw(4)
+    mixture.draw(4)
+    with pytest.raises(ConfigError, match=r"real_fraction=-1.0 is not allowed"):
+        mixture.draw(4)
+
+
+def test_the_seed_decides_the_draws() -> None:
+    first, same, other = (Mixture(50, 50, seed=seed).draw(30).tolist() for seed in (1, 1, 2))
+    assert first == same != other
+
+
+def _draw_in_child(mixture: Mixture, queue: multiprocessing.Queue) -> None:
+    queue.put(mixture.draw(30).tolist())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_processes_draw_from_streams_of_their_own() -> None:
+    context = multiprocessing.get_context("fork")
+    mixture, queue = Mixture(500, 500), context.Queue()
+    children = [context.Process(target=_draw_in_child, args=(mixture, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    drawn = [queue.get(timeout=60) for _ in children] + [mixture.draw(30).tolist()]
+    for child in children:
+        child.join(timeout=60)
+    assert len({tuple(numbers) for numbers in drawn}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"real_fraction": 1.5}, r"real_fraction=1.5 is not allowed; choose a number in \[0, 1\]"),
+        ({"real_fraction": "half"}, "real_fraction='half' is not allowed"),
+        ({"real_fraction": float("nan")}, "real_fraction=nan is not allowed"),
+        ({"real_fraction": True}, "real_fraction=True is not allowed"),
+        ({"weights": np.ones(3)}, r"weights have shape \(3,\); give one per transition, \(5,\)"),
+        ({"weights": [1, 1, -1, 1, 1]}, "at least 0"),
+        ({"weights": [1, 1, np.nan, 1, 1]}, "finite"),
+        ({"weights": np.zeros(5)}, "one of them positive"),
+        ({"weights": [1, 1, 0, 0, 0], "real_fraction": 0.5}, "generated data, and the dataset has none of positive"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Mixture(2, 3, **arguments)
+
+
+def test_a_share_of_what_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs generated data, and the dataset has none;"):
+        Mixture(5, 0, real_fraction=0.5)
+    with pytest.raises(ConfigError, match="needs real data"):
+        Mixture(0, 5, real_fraction=0.5)
+    assert shares(Mixture(5, 0, real_fraction=1.0), 4, 1) == [4]
+
+
+@pytest.mark.parametrize("arguments", [(-0.1, 1, 5), (0, 2, 5), (0, 1, 0)])
+def test_a_schedule_needs_shares_and_batches(arguments: tuple[float, float, int]) -> None:
+    with pytest.raises(ConfigError):
+        linear_schedule(*arguments)
