@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
 
 
-def write_record(name: str, module: str, measured: Mapping[str, Any]) -> Path:
-    """Write `measured` to `results/<name>.json` beside command, machine, versions and git revision."""
+def write_record(name: str, module: str, measured: Mapping[str, Any], *, packages: Sequence[str] = ()) -> Path:
+    """Write `measured` to `results/<name>.json` beside command, machine, git revision and versions.
+
+    `packages` are those whose versions matter besides the usual ones.
+    """
     # Where a cache lay is nobody else's concern.
     arguments = re.sub(r"--cache-dir \S+ ?", "", " ".join(sys.argv[1:]))
     record = {
@@ -35,7 +38,7 @@ def write_record(name: str, module: str, measured: Mapping[str, Any]) -> Path:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        | {package: importlib.metadata.version(package) for package in (*PACKAGES, *packages)},
         "revision": REVISION,
         **measured,
     }

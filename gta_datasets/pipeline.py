@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -202,8 +201,9 @@ class Pipeline:
     def combined(self) -> Combined:
         """All episodes, to draw transitions from; makes what is missing. Nothing is copied."""
         self.generate()
-        with ThreadPoolExecutor() as pool:  # each shard is read once to verify it, which releases the interpreter
-            shards = list(pool.map(self.shard, range(self.plan.num_shards)))
+        found = self.shard_store.get_many(range(self.plan.num_shards))
+        # A shard that turned out damaged is made again.
+        shards = [self.shard(number) if shard is None else shard for number, shard in enumerate(found)]
         sizes = self.plan.shard_sizes.tolist()
         parts = [Episodes.from_arrays(shard).slice(0, size) for shard, size in zip(shards, sizes, strict=True)]
         origin = {

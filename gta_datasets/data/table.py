@@ -41,18 +41,8 @@ class Places(NamedTuple):
     episode: NDArray[np.integer[Any]]  # (B,)
     step: NDArray[np.int64]  # (B,) within the episode
     entry: NDArray[np.int64]  # (B, 6) the episode's line in the directory
-
-    @property
-    def last(self) -> NDArray[np.bool_]:
-        """Whether the transition is the last one of its episode, (B,)."""
-        found: NDArray[np.bool_] = self.step == self.entry[:, _LENGTH] - 1
-        return found
-
-    @property
-    def terminated(self) -> NDArray[np.bool_]:
-        """Whether the transition ended the task, (B,)."""
-        found: NDArray[np.bool_] = self.last & (self.entry[:, _TERMINATED] != 0)
-        return found
+    last: NDArray[np.bool_]  # (B,) whether it is the last transition of its episode
+    terminated: NDArray[np.bool_]  # (B,) whether it ended the task
 
 
 class EpisodeTable:
@@ -125,27 +115,27 @@ class EpisodeTable:
         """The transitions of the given numbers, (B,). Raises IndexError if there is no such transition."""
         episode = self._episode_of[numbers]
         entry = self._directory.take(episode, axis=0)
-        return Places(episode, numbers - entry[:, _OFFSET], entry)
+        step = numbers - entry[:, _OFFSET]
+        last = step == entry[:, _LENGTH] - 1
+        return Places(episode, step, entry, last, last & (entry[:, _TERMINATED] != 0))
 
     def transitions(self, places: Places) -> Transitions:
         """The transitions at the given places."""
         observations = self._columns[_OBSERVATIONS]
         pairs = observations.rows(places.entry[:, _OBSERVATIONS], places.step, count=2)
-        terminated = places.terminated
         return Transitions(
             observations=pairs[:, : observations.width],
             actions=self.actions(places, places.step),
             rewards=self.rewards(places, places.step),
             next_observations=pairs[:, observations.width :],
-            terminated=terminated,
-            truncated=places.last & ~terminated,
+            terminated=places.terminated,
+            truncated=places.last & ~places.terminated,
         )
 
     def next_actions(self, places: Places) -> FloatArray:
         """The actions that follow, (B, act_dim); zeros after the last one of an episode."""
-        last = places.last
-        found = self.actions(places, places.step + ~last)
-        found[last] = 0
+        found = self.actions(places, places.step + ~places.last)
+        found[places.last] = 0
         return found
 
     def observations(self, places: Places, steps: NDArray[np.int64]) -> FloatArray:

@@ -7,6 +7,7 @@ exploration level `mu` and denoised under its return-to-go amplified by `alpha`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,28 @@ class GTA:
     def __init__(self, source: Source, config: GTAConfig, *, seed: int, device: torch.device) -> None:
         self._source, self._config, self._seed, self._device = source, config, seed, device
         data = config.data
-        self._returns = returns_to_go(source.episodes, discount=data.discount, terminal_penalty=data.terminal_penalty)
-        self._return_mean = float(self._returns.mean())
-        spread, rounding = float(self._returns.std()), 1e-9 * float(np.abs(self._returns).max())
-        self._return_scale = spread if spread > rounding else 1.0
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
-        self._columns = Columns.of(source.episodes)
         self._denoiser: EDMDenoiser | None = None
         self._bank: WindowBank | None = None
         self.losses: list[float] = []
+
+    # A reader of a complete cache needs none of these.
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return Columns.of(self._source.episodes)
+
+    @cached_property
+    def _returns(self) -> NDArray[np.float64]:
+        """Return-to-go of every transition, (N,)."""
+        data = self._config.data
+        return returns_to_go(self._source.episodes, discount=data.discount, terminal_penalty=data.terminal_penalty)
+
+    @cached_property
+    def _return_statistics(self) -> tuple[float, float]:
+        """Mean and spread of the returns; 1 where they are all the same."""
+        spread, rounding = float(self._returns.std()), 1e-9 * float(np.abs(self._returns).max())
+        return float(self._returns.mean()), spread if spread > rounding else 1.0
 
     @property
     def model_identity(self) -> Mapping[str, Any]:
@@ -140,7 +154,8 @@ class GTA:
         return self._bank.gather(windows)
 
     def _condition(self, batch: WindowBatch, returns: NDArray[np.floating[Any]]) -> Condition:
-        standardised = ((returns - self._return_mean) / self._return_scale).astype(np.float32)
+        mean, spread = self._return_statistics
+        standardised = ((returns - mean) / spread).astype(np.float32)
         on_device = torch.from_numpy(standardised).to(self._device)
         return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
 
