@@ -9,13 +9,13 @@ import minari
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.config import SamplingConfig
 from gta_datasets.data.episodes import Episodes, FloatArray
 from gta_datasets.data.reading import read_episodes
-from gta_datasets.data.returns import asked_returns, returns_to_go
+from gta_datasets.data.returns import returns_to_go
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.data.table import EpisodeTable, Transitions
 from gta_datasets.errors import ConfigError, DatasetError
+from gta_datasets.methods.base import Augmenter
 from gta_datasets.storage import AugmentedStorage
 
 __all__ = ["Corpus", "ReturnToGo", "Subsequences", "check_return_to_go"]
@@ -48,7 +48,7 @@ class _Origin(NamedTuple):
     source: Episodes
     episode: NDArray[np.int64]  # (G,)
     start: NDArray[np.int64]  # (G,)
-    sampling: SamplingConfig
+    augmenter: Augmenter
 
 
 class Corpus:
@@ -105,7 +105,7 @@ class Corpus:
             pipeline.source.episodes,
             combined.source_episode[generated],
             combined.source_start[generated],
-            pipeline.config.sampling,
+            pipeline.augmenter,
         )
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[minari.MinariDataset]]:
@@ -150,11 +150,11 @@ class Corpus:
         check_return_to_go(kind)
         returns = self.episode_returns.copy()
         if self._origin is not None:
-            source, episode, start, sampling = self._origin
+            source, episode, start, augmenter = self._origin
             every = returns_to_go(source, discount=1.0)
             of_window = every[source.offsets[episode] + start]
             if kind == "amplified":
-                of_window = asked_returns(of_window, sampling, best=float(every.max()))
+                of_window = augmenter.asked_returns(of_window, best=float(every.max()))
             returns[self.num_real_episodes :] = of_window
         return returns
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import gta_datasets
 from benchmarks.record import write_record
-from gta_datasets.config import allowed_keywords
+from gta_datasets.config import GTAConfig
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--name", help="name of the result (default: dataset and preset)")
     arguments = parser.parse_args()
     settings = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.settings)}
-    if unknown := set(settings) - set(allowed_keywords()):
+    if unknown := set(settings) - set(GTAConfig.keywords()):
         parser.error(f"unknown settings: {', '.join(sorted(unknown))}")
     dataset_and_preset = f"{arguments.dataset.replace('/', '-')}-{arguments.preset}"
     with tempfile.TemporaryDirectory() as scratch:

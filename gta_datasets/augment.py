@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 import platformdirs
 import torch
 
-from gta_datasets.config import PRESETS, TASKS, GTAConfig
+from gta_datasets.config import MethodConfig
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError
+from gta_datasets.methods import METHODS
 from gta_datasets.pipeline import Pipeline
+from gta_datasets.presets import PRESETS, TASKS
 
 __all__ = ["augment", "default_cache_dir"]
 
@@ -25,7 +28,7 @@ CACHE_VARIABLE = "GTA_DATASETS_CACHE"
 
 def augment(
     dataset: minari.MinariDataset | str,
-    method: str | GTAConfig = "gta",
+    method: str | MethodConfig = "gta",
     *,
     num_transitions: int | None = None,
     preset: str = "auto",
@@ -45,7 +48,8 @@ def augment(
     Args:
         dataset: a Minari dataset, never modified, or the id of one on this machine, which is screened before Minari
             opens it.
-        method: name of a method, or the configuration of one, which then replaces preset, task and overrides.
+        method: "gta", "s4rl" (recorded episodes with a little noise on the states), or the configuration of a method,
+            which then replaces preset, task and overrides.
         num_transitions: how many transitions to generate at least; as many as the source has by default.
         preset: "paper" (the paper's network, 1 M steps, 128 sampler steps), "fast" (the default on a GPU), "cpu" (the
             default without one: minutes on 2 cores), "smoke" (seconds; for tests), or "auto".
@@ -125,18 +129,26 @@ def _device(device: str) -> str:
 
 
 def _configuration(
-    method: str | GTAConfig, preset: str, task: str | None, device: str, overrides: dict[str, Any]
-) -> GTAConfig:
-    if isinstance(method, GTAConfig):
+    method: str | MethodConfig, preset: str, task: str | None, device: str, overrides: dict[str, Any]
+) -> MethodConfig:
+    if isinstance(method, MethodConfig):
         if preset != "auto" or task is not None or overrides:
             raise ConfigError("a configuration was given as method; change it with its replace() instead of by keyword")
         return method
-    if method != "gta":
-        raise ConfigError(f"method={method!r} is not known; choose 'gta' or give a GTAConfig")
+    if method not in METHODS:
+        raise ConfigError(f"method={method!r} is not known; choose {_choices(METHODS)} or give a configuration")
     if preset == "auto":
         preset = "fast" if device.startswith("cuda") else "cpu"
     if preset not in PRESETS:
-        raise ConfigError(f"preset={preset!r} is not known; choose one of {', '.join(map(repr, ('auto', *PRESETS)))}")
+        raise ConfigError(f"preset={preset!r} is not known; choose one of {_choices(('auto', *PRESETS))}")
     if task is not None and task not in TASKS:
-        raise ConfigError(f"task={task!r} is not known; choose one of {', '.join(map(repr, TASKS))}, or None")
-    return GTAConfig().replace(**PRESETS[preset]).replace(**TASKS[task] if task else {}).replace(**overrides)
+        raise ConfigError(f"task={task!r} is not known; choose one of {_choices(TASKS)}, or None")
+    config = METHODS[method]()
+    # Of a preset, a method takes what it knows: a method without a network has no use for its width.
+    named = {**PRESETS[preset], **(TASKS[task] if task else {})}
+    known = {name: value for name, value in named.items() if name in config.keywords()}
+    return config.replace(**known).replace(**overrides)
+
+
+def _choices(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from gta_datasets.augment import augment, default_cache_dir
-from gta_datasets.config import allowed_keywords
+from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
+from gta_datasets.methods import METHODS
 from gta_datasets.store import ShardStore, list_stores
 
 __all__ = ["main"]
@@ -21,6 +22,7 @@ cache = typer.Typer(no_args_is_help=True, help="Look after the cache.")
 app.add_typer(cache, name="cache")
 
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a Minari dataset on this machine.")]
+Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
 Preset = Annotated[str, typer.Option(help="paper, fast, cpu, smoke or auto.")]
 Transitions = Annotated[int | None, typer.Option(help="How many to generate; default: as many as the source has.")]
 Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
@@ -32,6 +34,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="A field of th
 @app.command("augment")
 def augment_command(
     dataset: DatasetId,
+    method: Method = "gta",
     preset: Preset = "auto",
     num_transitions: Transitions = None,
     seed: Seed = 0,
@@ -40,7 +43,7 @@ def augment_command(
     settings: Settings = None,
 ) -> None:
     """Train on a dataset, if need be, and generate everything that is missing."""
-    augmented = _augment(dataset, preset, num_transitions, seed, device, cache_dir, settings).generate()
+    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings).generate()
     typer.echo(f"{len(augmented.generated)} trajectories, {augmented.generated.total_steps} transitions")
     typer.echo(f"cache: {augmented.path}")
 
@@ -48,6 +51,7 @@ def augment_command(
 @app.command()
 def quality(
     dataset: DatasetId,
+    method: Method = "gta",
     preset: Preset = "auto",
     num_transitions: Transitions = None,
     seed: Seed = 0,
@@ -58,7 +62,7 @@ def quality(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what is generated against its source."""
-    augmented = _augment(dataset, preset, num_transitions, seed, device, cache_dir, settings)
+    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings)
     found = augmented.quality() if report is None else augmented.report(report)
     typer.echo(found.to_json() if as_json else found.table())
 
@@ -67,6 +71,7 @@ def quality(
 def export(
     dataset: DatasetId,
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Id of the new Minari dataset.")],
+    method: Method = "gta",
     preset: Preset = "auto",
     num_transitions: Transitions = None,
     seed: Seed = 0,
@@ -75,7 +80,7 @@ def export(
     settings: Settings = None,
 ) -> None:
     """Write source and generated episodes as an ordinary Minari dataset."""
-    augmented = _augment(dataset, preset, num_transitions, seed, device, cache_dir, settings)
+    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings)
     typer.echo(f"{augmented.export(target).storage.data_path}")
 
 
@@ -138,6 +143,7 @@ def _stores(cache_dir: Path | None) -> list[ShardStore]:
 
 def _augment(
     dataset: str,
+    method: str,
     preset: str,
     num_transitions: int | None,
     seed: int,
@@ -147,20 +153,22 @@ def _augment(
 ) -> GTAAugmentedDataset:
     return augment(
         dataset,
+        method,
         preset=preset,
         num_transitions=num_transitions,
         seed=seed,
         device=device,
         cache_dir=cache_dir,
-        **dict(_parse(setting) for setting in settings or ()),
+        **dict(_parse(setting, method) for setting in settings or ()),
     )
 
 
-def _parse(setting: str) -> tuple[str, Any]:
+def _parse(setting: str, method: str) -> tuple[str, Any]:
     """`name=value`, the value in JSON or a plain word."""
     name, equals, text = setting.partition("=")
-    if not equals or name not in allowed_keywords():
-        raise ConfigError(f"--set {setting} is not name=value with one of {', '.join(sorted(allowed_keywords()))}")
+    known = METHODS.get(method, GTAConfig).keywords()  # of an unknown method, augment() says so
+    if not equals or name not in known:
+        raise ConfigError(f"--set {setting} is not name=value with one of {', '.join(sorted(known))}")
     try:
         return name, json.loads(text)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Configuration: one frozen dataclass per stage, JSON both ways, and the presets.
+"""Configuration: one frozen dataclass per stage and per method, JSON both ways.
 
 Fields marked `affects_data=False` (through `_io`) steer only how a result is computed or stored, never what it is; they
 stay out of `data_fields`, and so out of the cache key.
@@ -10,21 +10,22 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from gta_datasets.errors import ConfigError
 
 __all__ = [
-    "PRESETS",
-    "TASKS",
     "DataConfig",
     "GTAConfig",
+    "MethodConfig",
     "NetworkConfig",
+    "NoiseConfig",
+    "ReadingConfig",
+    "S4RLConfig",
     "SamplingConfig",
     "TrainingConfig",
-    "allowed_keywords",
 ]
 
 
@@ -179,24 +180,36 @@ class SamplingConfig(_Stage):
 
 
 @dataclass(frozen=True)
-class GTAConfig:
-    """Everything Generative Trajectory Augmentation can be told (GTA, arXiv 2405.16907)."""
+class MethodConfig:
+    """Everything one method can be told: a field per stage, each stage a dataclass. Names of fields are unique."""
 
-    data: DataConfig = DataConfig()
-    network: NetworkConfig = NetworkConfig()
-    training: TrainingConfig = TrainingConfig()
-    sampling: SamplingConfig = SamplingConfig()
+    method: ClassVar[str]
 
-    def replace(self, **overrides: object) -> GTAConfig:
+    @property
+    def invalid(self) -> Literal["error", "drop"]:
+        """What happens to episodes that cannot be used."""
+        raise NotImplementedError
+
+    @classmethod
+    def stages(cls) -> dict[str, type[Any]]:
+        """The class of every stage by its name."""
+        return {item.name: type(item.default) for item in dataclasses.fields(cls)}
+
+    @classmethod
+    def keywords(cls) -> tuple[str, ...]:
+        """Names of all fields of all stages."""
+        return tuple(item.name for stage in cls.stages().values() for item in dataclasses.fields(stage))
+
+    def replace(self, **overrides: object) -> Self:
         """A copy with some fields changed, each by its own name whatever stage it belongs to.
 
         Raises:
             ConfigError: an unknown keyword, a value of the wrong type or out of range.
         """
-        unknown = sorted(set(overrides) - set(allowed_keywords()))
+        unknown = sorted(set(overrides) - set(self.keywords()))
         if unknown:
             raise ConfigError(
-                f"unknown keyword {', '.join(map(repr, unknown))}; known: {', '.join(sorted(allowed_keywords()))}"
+                f"unknown keyword {', '.join(map(repr, unknown))}; known: {', '.join(sorted(self.keywords()))}"
             )
         stages: dict[str, Any] = {}
         for stage in dataclasses.fields(self):
@@ -210,14 +223,15 @@ class GTAConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, form: Mapping[str, Mapping[str, object]]) -> GTAConfig:
+    def from_dict(cls, form: Mapping[str, Mapping[str, object]]) -> Self:
         """The inverse of `to_dict`; missing fields take their defaults, unknown ones are an error."""
+        known = cls.stages()
         stages: dict[str, Any] = {}
         for name, values in form.items():
-            _require_choice("stage", name, tuple(sorted(STAGES)))
+            _require_choice("stage", name, tuple(sorted(known)))
             for key in values:
-                _require_choice(f"a field of {name}", key, tuple(f.name for f in dataclasses.fields(STAGES[name])))
-            stages[name] = STAGES[name](**values)
+                _require_choice(f"a field of {name}", key, tuple(f.name for f in dataclasses.fields(known[name])))
+            stages[name] = known[name](**values)
         return cls(**stages)
 
     def data_fields(self, *stages: str) -> dict[str, dict[str, Any]]:
@@ -233,56 +247,53 @@ class GTAConfig:
         }
 
 
-def allowed_keywords() -> tuple[str, ...]:
-    """Names of all fields of all stages; they are unique."""
-    return tuple(f.name for stage in STAGES.values() for f in dataclasses.fields(stage))
+@dataclass(frozen=True)
+class GTAConfig(MethodConfig):
+    """Everything Generative Trajectory Augmentation can be told (GTA, arXiv 2405.16907)."""
+
+    method: ClassVar[str] = "gta"
+
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def invalid(self) -> Literal["error", "drop"]:
+        return self.data.invalid
 
 
-STAGES: Mapping[str, type[Any]] = {
-    "data": DataConfig,
-    "network": NetworkConfig,
-    "training": TrainingConfig,
-    "sampling": SamplingConfig,
-}
+@dataclass(frozen=True)
+class ReadingConfig(_Stage):
+    """Which episodes of the source are used."""
+
+    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
+
+    def _check(self) -> None:
+        _require_choice("invalid", self.invalid, ("error", "drop"))
 
 
-PRESETS: Mapping[str, Mapping[str, object]] = {
-    "paper": {
-        "horizon": 31,
-        "network": "mixer_unet",
-        "width": 16,
-        "precision": "float32",
-        "training_steps": 1_000_000,
-        "learning_rate": 3e-4,
-        "optimizer": "adam",
-        "sampler": "stochastic_heun",
-        "sampler_steps": 128,
-        "sigma_end": 0.002,
-        "guidance_start": 0.0,
-        "return_limit": 0.0,
-        "guidance": 2.0,
-    },
-    "fast": {"horizon": 31, "width": 384, "depth": 8, "training_steps": 60_000, "train_batch_size": 1_024},
-    "cpu": {"horizon": 15, "width": 192, "depth": 4, "training_steps": 5_500, "train_batch_size": 128},
-    "demo": {"horizon": 15, "width": 128, "depth": 4, "training_steps": 2_000, "train_batch_size": 128},
-    "smoke": {
-        "horizon": 7,
-        "width": 32,
-        "depth": 2,
-        "training_steps": 30,
-        "train_batch_size": 32,
-        "warmup_steps": 5,
-        "sampler_steps": 4,
-        "windows_per_shard": 16,
-    },
-}
-"""Overrides of the defaults by preset: the paper's settings; a GPU; two CPU cores; the demo; tests."""
+@dataclass(frozen=True)
+class NoiseConfig(_Stage):
+    """How states are perturbed."""
 
-TASKS: Mapping[str, Mapping[str, object]] = {
-    "locomotion": {"alpha": 1.3, "mu": 0.5, "reweighting": "dense"},
-    "maze2d": {"alpha": 1.3, "mu": 0.5, "reweighting": "sparse"},
-    "antmaze": {"alpha": 1.1, "mu": 0.1, "reweighting": "sparse"},
-    "adroit": {"alpha": 1.1, "mu": 0.1, "reweighting": "dense"},
-    "kitchen": {"alpha": 1.1, "mu": 0.1, "reweighting": "sparse"},
-}
-"""The paper's settings by kind of task (GTA, appendix C): the low end of what it searched, except for locomotion."""
+    noise: float = 3e-4  # standard deviation, in standard deviations of the source's states
+    transitions_per_shard: int = 16_384  # about; a shard holds whole episodes
+
+    def _check(self) -> None:
+        _require(self.noise >= 0, "noise", self.noise, "a number of at least 0")
+        _require(self.transitions_per_shard >= 1, "transitions_per_shard", self.transitions_per_shard, "at least 1")
+
+
+@dataclass(frozen=True)
+class S4RLConfig(MethodConfig):
+    """Everything S4RL's Gaussian state noise can be told (Sinha et al. 2021, arXiv 2103.06326)."""
+
+    method: ClassVar[str] = "s4rl"
+
+    data: ReadingConfig = ReadingConfig()
+    perturbation: NoiseConfig = NoiseConfig()
+
+    @property
+    def invalid(self) -> Literal["error", "drop"]:
+        return self.data.invalid

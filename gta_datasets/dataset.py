@@ -11,7 +11,7 @@ import numpy as np
 from minari import MinariDataset
 from numpy.typing import NDArray
 
-from gta_datasets.config import GTAConfig
+from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.export import write_minari
 from gta_datasets.metrics import Quality, quality
@@ -87,7 +87,7 @@ class GTAAugmentedDataset(MinariDataset):
         return GTAAugmentedDataset(self._pipeline, include_source=False)
 
     @property
-    def config(self) -> GTAConfig:
+    def config(self) -> MethodConfig:
         """All settings of the method."""
         return self._pipeline.config
 
@@ -177,7 +177,7 @@ class GTAAugmentedDataset(MinariDataset):
             asked_returns=asked,
             sample=sample,
             novelty_sample=novelty_sample,
-            discount=self.config.data.discount,
+            discount=self._pipeline.augmenter.discount,
             seed=seed,
         )
 

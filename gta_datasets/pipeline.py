@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from gta_datasets.config import GTAConfig
+from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.data.table import EpisodeTable
-from gta_datasets.methods.base import Shard
-from gta_datasets.methods.gta import GTA
+from gta_datasets.methods import build_augmenter
+from gta_datasets.methods.base import Augmenter, Shard
 from gta_datasets.store import ShardStore, content_key
-from gta_datasets.training.loop import CHECK_EVERY
 
 __all__ = ["Combined", "Pipeline", "Plan"]
 
@@ -78,7 +77,7 @@ class Pipeline:
     def __init__(
         self,
         dataset: minari.MinariDataset,
-        config: GTAConfig,
+        config: MethodConfig,
         *,
         seed: int,
         device: str,
@@ -96,32 +95,32 @@ class Pipeline:
     @cached_property
     def source(self) -> Source:
         """The source's arrays, checked."""
-        return read_episodes(self.dataset, invalid=self.config.data.invalid)
+        return read_episodes(self.dataset, invalid=self.config.invalid)
 
     @cached_property
-    def augmenter(self) -> GTA:
+    def augmenter(self) -> Augmenter:
         """The method bound to the source; a warning names the episodes that nothing is generated from."""
-        augmenter = GTA(self.source, self.config, seed=self.seed, device=torch.device(self.device))
-        if self.skipped:
-            some = "; ".join(self.skipped[:WARNED_EPISODES])
+        augmenter = build_augmenter(self.source, self.config, seed=self.seed, device=torch.device(self.device))
+        skipped = self._skipped(augmenter)
+        if skipped:
+            some = "; ".join(skipped[:WARNED_EPISODES])
             warnings.warn(
-                f"nothing is generated from {len(self.skipped)} of {self.dataset.total_episodes} source episodes "
+                f"nothing is generated from {len(skipped)} of {self.dataset.total_episodes} source episodes "
                 f"(the attribute `skipped` names them all): {some}",
                 stacklevel=2,
             )
         return augmenter
 
-    @cached_property
+    @property
     def skipped(self) -> tuple[str, ...]:
         """One sentence for every source episode that nothing is generated from."""
-        horizon = self.config.data.horizon
-        short = (
-            () if self.config.data.short_episodes == "pad" else np.flatnonzero(self.source.episodes.lengths < horizon)
-        )
-        lengths, ids = self.source.episodes.lengths, self.source.episode_ids
+        return self._skipped(self.augmenter)
+
+    def _skipped(self, augmenter: Augmenter) -> tuple[str, ...]:
+        ids = self.source.episode_ids
         return self.source.dropped + tuple(
-            f"episode {ids[e]} of {self.dataset.id!r} has {lengths[e]} transitions, fewer than {horizon=}: skipped"
-            for e in short
+            f"episode {ids[place]} of {self.dataset.id!r} {reason}: skipped"
+            for place, reason in augmenter.skipped.items()
         )
 
     @cached_property
@@ -157,7 +156,7 @@ class Pipeline:
         """What was done, in JSON: for the manifest and for exported datasets."""
         return {
             "dataset": self.dataset.id,
-            "method": "gta",
+            "method": self.config.method,
             "config": self.config.to_dict(),
             "seed": self.seed,
             "versions": {
@@ -167,26 +166,32 @@ class Pipeline:
 
     @property
     def is_fitted(self) -> bool:
-        return self.model_store.exists() and self.augmenter.is_fitted(self.model_store.path)
+        self.model_store.exists()  # an error if something else is in its place
+        return self.augmenter.is_fitted(self.model_store.path)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard of the plan is committed."""
+        """Whether every shard of the plan is committed, if the method stores any."""
+        if not self.augmenter.stored:
+            return True
         return self.is_fitted and set(range(self.plan.num_shards)) <= set(self.shard_store.indices())
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
         """Pairs of training step and mean loss."""
         self.shard_store  # noqa: B018 - opening it trains
-        last = self.config.training.training_steps
-        return [(min((place + 1) * CHECK_EVERY, last), loss) for place, loss in enumerate(self.augmenter.losses)]
+        return self.augmenter.loss_history
 
     def shard(self, number: int) -> Shard:
-        """A shard from the cache, made and committed first if it is missing."""
+        """A shard from the cache, made and committed first if it is missing; or made anew if the method stores none."""
+        if not self.augmenter.stored:
+            return self._remembered(number)
         return self.shard_store.get_or_make(number, lambda: self._make(number))
 
     def generate(self) -> None:
-        """Make every missing shard of the plan."""
+        """Make every missing shard of the plan, if the method stores any."""
+        if not self.augmenter.stored:
+            return
         committed = set(self.shard_store.indices())
         missing = [number for number in range(self.plan.num_shards) if number not in committed]
         for number in tqdm(missing, desc="generating", unit="shard", disable=not (missing and self.progress)):
@@ -201,7 +206,8 @@ class Pipeline:
     def combined(self) -> Combined:
         """All episodes, to draw transitions from; makes what is missing. Nothing is copied."""
         self.generate()
-        found = self.shard_store.get_many(range(self.plan.num_shards))
+        stored = self.augmenter.stored
+        found = self.shard_store.get_many(range(self.plan.num_shards)) if stored else [None] * self.plan.num_shards
         # A shard that turned out damaged is made again.
         shards = [self.shard(number) if shard is None else shard for number, shard in enumerate(found)]
         sizes = self.plan.shard_sizes.tolist()
@@ -236,6 +242,11 @@ class Pipeline:
             "source_return": float(arrays["source_return"][place]),
             "asked_return": float(arrays["asked_return"][place]),
         }
+
+    @cached_property
+    def _remembered(self) -> Callable[[int], Shard]:
+        """The last few shards of a method that stores none, for readers who go through them episode by episode."""
+        return lru_cache(maxsize=4)(self.augmenter.generate)
 
     def _make(self, number: int) -> Shard:
         if self.shard_store.read_manifest() is None:

@@ -19,9 +19,9 @@ import gta_datasets
 from gta_datasets import GTAConfig, augment
 from gta_datasets import pipeline as pipeline_module
 from gta_datasets.augment import default_cache_dir
-from gta_datasets.config import PRESETS, TASKS
 from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
 from gta_datasets.methods.gta import GTA
+from gta_datasets.presets import PRESETS, TASKS
 from tests.builders import linear_dataset, make_dataset
 from tests.smoke import TINY, tiny
 

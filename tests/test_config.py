@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 
 from gta_datasets.config import (
-    PRESETS,
-    TASKS,
     DataConfig,
     GTAConfig,
     NetworkConfig,
     SamplingConfig,
     TrainingConfig,
-    allowed_keywords,
 )
 from gta_datasets.errors import ConfigError, GTADatasetsError
+from gta_datasets.presets import PRESETS, TASKS
 
 STAGES = {"data": DataConfig, "network": NetworkConfig, "training": TrainingConfig, "sampling": SamplingConfig}
 IO_FIELDS = {"checkpoint_seconds", "generate_batch_size"}
@@ -65,7 +63,7 @@ def test_every_preset_and_task_is_valid_and_survives_json(preset: str, task: str
     assert {name: flat[name] for name in overrides} == overrides
 
 
-@pytest.mark.parametrize("name", allowed_keywords())
+@pytest.mark.parametrize("name", GTAConfig.keywords())
 def test_every_field_can_be_replaced_alone_and_survives_json(name: str) -> None:
     before = {field: value for stage in GTAConfig().to_dict().values() for field, value in stage.items()}
     value = another_value(name, before[name])
@@ -79,7 +77,7 @@ def test_every_field_can_be_replaced_alone_and_survives_json(name: str) -> None:
 def test_field_names_are_unique_over_all_stages() -> None:
     names = [field.name for stage in STAGES.values() for field in dataclasses.fields(stage)]
     assert len(names) == len(set(names))
-    assert sorted(names) == sorted(allowed_keywords())
+    assert sorted(names) == sorted(GTAConfig.keywords())
     assert {field.name: field.type for field in dataclasses.fields(GTAConfig)}.keys() == STAGES.keys()
 
 
@@ -89,7 +87,7 @@ def test_data_fields_leave_out_exactly_the_io_fields() -> None:
     for stage, fields in kept.items():
         every = GTAConfig().to_dict()[stage]
         assert fields == {name: value for name, value in every.items() if name not in IO_FIELDS}
-    assert set(allowed_keywords()) - {name for fields in kept.values() for name in fields} == IO_FIELDS
+    assert set(GTAConfig.keywords()) - {name for fields in kept.values() for name in fields} == IO_FIELDS
     json.dumps(kept, allow_nan=False)
 
 
@@ -103,7 +101,7 @@ def test_data_fields_of_some_stages() -> None:
     assert config.data_fields("data")["data"]["horizon"] == 5
 
 
-@pytest.mark.parametrize("name", allowed_keywords())
+@pytest.mark.parametrize("name", GTAConfig.keywords())
 def test_data_fields_change_with_every_field_that_affects_data(name: str) -> None:
     """Fault row 9, at the level of the configuration."""
     flat = {field: value for stage in GTAConfig().to_dict().values() for field, value in stage.items()}
@@ -115,7 +113,7 @@ def test_unknown_keywords_are_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="unknown keyword 'alhpa', 'beta'; known: ") as raised:
         GTAConfig().replace(beta=1, alpha=1.1, alhpa=1.2)
     listed = str(raised.value).split("known: ")[-1].split(", ")
-    assert sorted(listed) == sorted(allowed_keywords())
+    assert sorted(listed) == sorted(GTAConfig.keywords())
 
 
 def test_unknown_names_in_a_stored_configuration_are_refused() -> None:

@@ -13,7 +13,7 @@ from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import Standardizer, chunks
 from gta_datasets.data.windows import Windows
 
-__all__ = ["Columns", "WindowBank", "WindowBatch"]
+__all__ = ["Columns", "WindowBank", "WindowBatch", "static_columns"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,8 @@ class Columns:
 
     @classmethod
     def of(cls, episodes: Episodes) -> Columns:
-        starts = episodes.observation_offsets[:-1]
-        highest = np.maximum.reduceat(episodes.observations, starts, axis=0)
-        lowest = np.minimum.reduceat(episodes.observations, starts, axis=0)
         return cls(
-            static=np.asarray((highest == lowest).all(axis=0)),
+            static=static_columns(episodes),
             observation=Standardizer.fit(episodes.observations),
             action=Standardizer.fit(episodes.actions),
             reward=Standardizer.fit(episodes.rewards[:, None]),
@@ -59,6 +56,14 @@ class Columns:
     def num_generated(self) -> int:
         """Columns of a generated row: observation, action, reward."""
         return self.num_observed + self.num_actions + 1
+
+
+def static_columns(episodes: Episodes) -> NDArray[np.bool_]:
+    """Observation columns that are constant within every episode, (obs_dim,)."""
+    starts = episodes.observation_offsets[:-1]
+    highest = np.maximum.reduceat(episodes.observations, starts, axis=0)
+    lowest = np.minimum.reduceat(episodes.observations, starts, axis=0)
+    return np.asarray((highest == lowest).all(axis=0))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,22 @@ class Augmenter(Protocol):
     A shard is a pure function of the method's identity, its weights and the shard's number.
     """
 
+    discount: float
+    """Gamma of the returns in a shard."""
+
+    stored: bool
+    """Whether shards are worth keeping in the cache, because making one costs more than reading it."""
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Why nothing is generated from some of the source's episodes, by their places."""
+        ...
+
+    @property
+    def loss_history(self) -> list[tuple[int, float]]:
+        """Pairs of training step and mean loss; empty where nothing is trained."""
+        ...
+
     @property
     def model_identity(self) -> Mapping[str, Any]:
         """All that determines the trained weights, for the cache key."""
@@ -41,6 +57,10 @@ class Augmenter(Protocol):
 
     def is_fitted(self, folder: Path) -> bool:
         """Whether `fit` would only load."""
+        ...
+
+    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
+        """What is asked for where a source window has one of `returns` (B,) and the best in the data is `best`."""
         ...
 
     def lengths(self, shard: int) -> NDArray[np.int64]:

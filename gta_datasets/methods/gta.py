@@ -31,7 +31,7 @@ from gta_datasets.methods.sampling import sample_windows
 from gta_datasets.networks import build_network
 from gta_datasets.seeding import numpy_generator, torch_generator
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from gta_datasets.training.loop import train
+from gta_datasets.training.loop import CHECK_EVERY, train
 
 __all__ = ["GTA"]
 
@@ -51,13 +51,16 @@ class GTA:
         device: where the network runs.
     """
 
+    stored = True
+
     def __init__(self, source: Source, config: GTAConfig, *, seed: int, device: torch.device) -> None:
         self._source, self._config, self._seed, self._device = source, config, seed, device
         data = config.data
+        self.discount = data.discount
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
         self._denoiser: EDMDenoiser | None = None
         self._bank: WindowBank | None = None
-        self.losses: list[float] = []
+        self._losses: list[float] = []
 
     # A reader of a complete cache needs none of these.
 
@@ -76,6 +79,19 @@ class GTA:
         """Mean and spread of the returns; 1 where they are all the same."""
         spread, rounding = float(self._returns.std()), 1e-9 * float(np.abs(self._returns).max())
         return float(self._returns.mean()), spread if spread > rounding else 1.0
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        lengths, horizon = self._source.episodes.lengths, self._config.data.horizon
+        return {
+            int(episode): f"has {lengths[episode]} transitions, fewer than {horizon=}"
+            for episode in self._index.skipped
+        }
+
+    @property
+    def loss_history(self) -> list[tuple[int, float]]:
+        last = self._config.training.training_steps
+        return [(min((place + 1) * CHECK_EVERY, last), loss) for place, loss in enumerate(self._losses)]
 
     @property
     def model_identity(self) -> Mapping[str, Any]:
@@ -100,13 +116,16 @@ class GTA:
         denoiser = self._new_denoiser()
         try:
             denoiser.load_state_dict(found.tensors)
-            self.losses = [float(loss) for loss in found.record["losses"]]
+            self._losses = [float(loss) for loss in found.record["losses"]]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             path = folder / MODEL_FILE
             raise CacheError(f"{path} is not this model ({reason}); remove it to train again") from error
         self._denoiser = denoiser.eval().requires_grad_(False)
         return found.digest
+
+    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
+        return asked_returns(returns, self._config.sampling, best=best)
 
     def lengths(self, shard: int) -> NDArray[np.int64]:
         return self._draw(shard).length
@@ -117,7 +136,7 @@ class GTA:
         windows = self._draw(shard)
         batch = self._gather(windows)
         source_return = self._returns_of(windows)
-        asked_return = asked_returns(source_return, self._config.sampling, best=float(self._returns.max()))
+        asked_return = self.asked_returns(source_return, best=float(self._returns.max()))
         condition = self._condition(batch, asked_return)
         sigma = exploration_sigma(self._config.sampling.mu)
 

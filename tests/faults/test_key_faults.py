@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from gta_datasets import GTAAugmentedDataset
-from gta_datasets.config import allowed_keywords
+from gta_datasets.config import GTAConfig
 from gta_datasets.errors import CacheError, UntrustedDatasetError
 from gta_datasets.methods import gta as gta_module
 from gta_datasets.methods.gta import GTA
@@ -75,7 +75,7 @@ def model_key(augmented: GTAAugmentedDataset) -> str:
 
 
 @pytest.mark.usefixtures("untrained")
-@pytest.mark.parametrize("name", allowed_keywords())
+@pytest.mark.parametrize("name", GTAConfig.keywords())
 def test_row_9_fields_that_affect_data_change_the_key_and_others_do_not(
     dataset: minari.MinariDataset, name: str
 ) -> None:
@@ -89,7 +89,7 @@ def test_row_9_fields_that_affect_data_change_the_key_and_others_do_not(
 def test_row_9_how_a_window_is_sampled_needs_no_other_model(dataset: minari.MinariDataset) -> None:
     base = tiny(dataset)
     sampling = base.config.to_dict()["sampling"]
-    for name in allowed_keywords():
+    for name in GTAConfig.keywords():
         same = name in sampling or name in NO_DATA
         assert (model_key(tiny(dataset, **{name: other_value(base, name)})) == model_key(base)) == same, name
 

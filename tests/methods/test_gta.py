@@ -12,13 +12,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from gta_datasets.config import PRESETS, GTAConfig
+from gta_datasets.config import GTAConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.methods import gta as gta_module
 from gta_datasets.methods.base import Augmenter
 from gta_datasets.methods.gta import GTA
+from gta_datasets.presets import PRESETS
 from tests.builders import LINEAR_ACTION_SPACE, linear_episodes
 from tests.smoke import TINY
 
@@ -100,7 +101,7 @@ def test_weights_are_loaded_not_trained_again(trained: GTA, tmp_path: Path, monk
     assert again.fit(tmp_path, progress=False) == trained.fit(tmp_path, progress=False)
     first, second = trained.generate(0), again.generate(0)
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
-    assert again.losses == trained.losses
+    assert again.loss_history == trained.loss_history
 
 
 def test_only_the_weights_stay_when_training_is_done(trained: GTA, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_only_the_weights_stay_when_training_is_done(trained: GTA, tmp_path: Pat
 def test_training_learns(tmp_path: Path) -> None:
     found = method(linear_episodes((20,) * 8), training_steps=150, train_batch_size=32, width=32)
     found.fit(tmp_path, progress=False)
-    assert found.losses[-1] < 0.9 * found.losses[0]
+    assert found.loss_history[-1][1] < 0.9 * found.loss_history[0][1]
 
 
 def test_seeds_differ(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gta_datasets.config import PRESETS, GTAConfig, NetworkConfig
+from gta_datasets.config import GTAConfig, NetworkConfig
 from gta_datasets.networks import MixerUNet, TemporalMixer, build_network
 from gta_datasets.networks.embeddings import ConditionEmbedding
+from gta_datasets.presets import PRESETS
 
 FEATURES, OUTPUTS = 6, 5
 NAMES = ["temporal_mixer", "mixer_unet"]

@@ -1,0 +1,99 @@
+"""S4RL's Gaussian state noise (Sinha, Mandlekar, Garg 2021, arXiv 2103.06326), the GTA paper's baseline.
+
+Every state of a recorded episode is perturbed a little; actions and rewards stay. There is nothing to train, and making
+a trajectory costs no more than reading one, so nothing is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gta_datasets.config import S4RLConfig
+from gta_datasets.data.bank import static_columns
+from gta_datasets.data.episodes import concatenate
+from gta_datasets.data.normalize import Standardizer
+from gta_datasets.data.reading import Source
+from gta_datasets.data.returns import returns_to_go
+from gta_datasets.methods.base import Shard
+from gta_datasets.seeding import numpy_generator
+
+__all__ = ["S4RL"]
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same configuration would give other trajectories."""
+
+
+class S4RL:
+    """S4RL on one source dataset: its episodes in their order, again and again, each time with other noise.
+
+    Args:
+        source: the dataset's arrays.
+        config: all settings.
+        seed: seed of the noise.
+    """
+
+    discount = 1.0
+    stored = False
+
+    def __init__(self, source: Source, config: S4RLConfig, *, seed: int) -> None:
+        self._source, self._config, self._seed = source, config, seed
+        self.skipped: Mapping[int, str] = {}
+        self.loss_history: list[tuple[int, float]] = []
+        episodes = source.episodes
+        statistics = Standardizer.fit(episodes.observations)
+        # What is constant within an episode, such as a goal, is no state.
+        self._noise_scale = np.where(static_columns(episodes), 0.0, statistics.scale * config.perturbation.noise)
+        self._returns = returns_to_go(episodes, discount=1.0)[episodes.offsets[:-1]]
+        mean_length = episodes.num_transitions / episodes.num_episodes
+        self._per_shard = max(1, round(config.perturbation.transitions_per_shard / mean_length))
+
+    @property
+    def model_identity(self) -> Mapping[str, Any]:
+        return {
+            "method": "s4rl",
+            "version": ALGORITHM_VERSION,
+            "seed": self._seed,
+            "source": self._source.episodes.arrays(),
+            "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
+        }
+
+    @property
+    def sampling_identity(self) -> Mapping[str, Any]:
+        return self._config.data_fields()
+
+    def fit(self, folder: Path, *, progress: bool) -> str:  # noqa: ARG002 - there is nothing to train
+        return "no weights"
+
+    def is_fitted(self, folder: Path) -> bool:  # noqa: ARG002
+        return True
+
+    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:  # noqa: ARG002
+        return returns
+
+    def lengths(self, shard: int) -> NDArray[np.int64]:
+        return self._source.episodes.lengths[self._draw(shard)]
+
+    def generate(self, shard: int) -> Shard:
+        chosen = self._draw(shard)
+        copied = concatenate(self._source.episodes.slice(episode, episode + 1) for episode in chosen.tolist())
+        noise = numpy_generator(self._seed, "s4rl", shard).standard_normal(copied.observations.shape)
+        observations = copied.observations + (self._noise_scale * noise).astype(copied.observations.dtype)
+        returns = self._returns[chosen].astype(np.float32)
+        return {
+            **copied.arrays(),
+            "observations": self._source.observation_codec.project(observations),
+            "source_episode": chosen,
+            "source_start": np.zeros(len(chosen), np.int64),
+            "source_return": returns,
+            "asked_return": returns,
+        }
+
+    def _draw(self, shard: int) -> NDArray[np.int64]:
+        """Source episodes of a shard."""
+        first = shard * self._per_shard
+        return np.arange(first, first + self._per_shard) % self._source.episodes.num_episodes

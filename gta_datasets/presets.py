@@ -1,0 +1,48 @@
+"""Named sets of settings for GTA: by machine and by kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["PRESETS", "TASKS"]
+
+PRESETS: Mapping[str, Mapping[str, object]] = {
+    "paper": {
+        "horizon": 31,
+        "network": "mixer_unet",
+        "width": 16,
+        "precision": "float32",
+        "training_steps": 1_000_000,
+        "learning_rate": 3e-4,
+        "optimizer": "adam",
+        "sampler": "stochastic_heun",
+        "sampler_steps": 128,
+        "sigma_end": 0.002,
+        "guidance_start": 0.0,
+        "return_limit": 0.0,
+        "guidance": 2.0,
+    },
+    "fast": {"horizon": 31, "width": 384, "depth": 8, "training_steps": 60_000, "train_batch_size": 1_024},
+    "cpu": {"horizon": 15, "width": 192, "depth": 4, "training_steps": 5_500, "train_batch_size": 128},
+    "demo": {"horizon": 15, "width": 128, "depth": 4, "training_steps": 2_000, "train_batch_size": 128},
+    "smoke": {
+        "horizon": 7,
+        "width": 32,
+        "depth": 2,
+        "training_steps": 30,
+        "train_batch_size": 32,
+        "warmup_steps": 5,
+        "sampler_steps": 4,
+        "windows_per_shard": 16,
+    },
+}
+"""Overrides of the defaults by preset: the paper's settings; a GPU; two CPU cores; the demo; tests."""
+
+TASKS: Mapping[str, Mapping[str, object]] = {
+    "locomotion": {"alpha": 1.3, "mu": 0.5, "reweighting": "dense"},
+    "maze2d": {"alpha": 1.3, "mu": 0.5, "reweighting": "sparse"},
+    "antmaze": {"alpha": 1.1, "mu": 0.1, "reweighting": "sparse"},
+    "adroit": {"alpha": 1.1, "mu": 0.1, "reweighting": "dense"},
+    "kitchen": {"alpha": 1.1, "mu": 0.1, "reweighting": "sparse"},
+}
+"""The paper's settings by kind of task (GTA, appendix C): the low end of what it searched, except for locomotion."""
