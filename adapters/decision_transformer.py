@@ -128,7 +128,7 @@ class SequenceDataset(Dataset[dict[str, Tensor]]):
         with further draws. A window is that of a transition drawn uniformly within a drawn trajectory.
 
         Args:
-            batch_size: windows per batch; the real ones come first.
+            batch_size: windows per batch.
             num_batches: batches per iteration.
             sample_by: "length" draws trajectories in proportion to their length, which is uniformly over transitions;
                 "return" in proportion to how far the sum of their rewards exceeds the lowest one (or all alike if none

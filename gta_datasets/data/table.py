@@ -21,7 +21,9 @@ from gta_datasets.errors import DatasetError
 
 __all__ = ["EpisodeTable", "Places", "Transitions"]
 
-_OBSERVATIONS, _ACTIONS, _REWARDS, _LENGTH, _TERMINATED, _OFFSET = range(6)  # columns of the directory
+# Columns of the directory: where the fields begin, the last step and that of a termination (-1 if there is none), and
+# the number of the first transition.
+_OBSERVATIONS, _ACTIONS, _REWARDS, _LAST, _TERMINAL, _OFFSET = range(6)
 
 
 class Transitions(NamedTuple):
@@ -74,8 +76,8 @@ class EpisodeTable:
             for number, column in enumerate(columns):
                 first_rows = part.observation_offsets if number == _OBSERVATIONS else part.offsets
                 lines[:, number] = column.starts[place] + first_rows[:-1] * column.width
-            lines[:, _LENGTH] = part.lengths
-            lines[:, _TERMINATED] = part.terminations[part.offsets[1:] - 1]
+            lines[:, _LAST] = part.lengths - 1
+            lines[:, _TERMINAL] = np.where(part.terminations[part.offsets[1:] - 1], part.lengths - 1, -1)
         return cls(columns, directory)
 
     @property
@@ -89,12 +91,13 @@ class EpisodeTable:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Transitions of every episode, (E,)."""
-        return self._directory[:, _LENGTH]
+        lengths: NDArray[np.int64] = self._directory[:, _LAST] + 1
+        return lengths
 
     @property
     def terminated(self) -> NDArray[np.bool_]:
         """Whether the last transition of every episode ended the task; otherwise the episode was cut. (E,)."""
-        found: NDArray[np.bool_] = self._directory[:, _TERMINATED] != 0
+        found: NDArray[np.bool_] = self._directory[:, _TERMINAL] >= 0
         return found
 
     @cached_property
@@ -116,8 +119,7 @@ class EpisodeTable:
         episode = self._episode_of[numbers]
         entry = self._directory.take(episode, axis=0)
         step = numbers - entry[:, _OFFSET]
-        last = step == entry[:, _LENGTH] - 1
-        return Places(episode, step, entry, last, last & (entry[:, _TERMINATED] != 0))
+        return Places(episode, step, entry, step == entry[:, _LAST], step == entry[:, _TERMINAL])
 
     def transitions(self, places: Places) -> Transitions:
         """The transitions at the given places."""
@@ -129,7 +131,7 @@ class EpisodeTable:
             rewards=self.rewards(places, places.step),
             next_observations=pairs[:, observations.width :],
             terminated=places.terminated,
-            truncated=places.last & ~places.terminated,
+            truncated=places.last != places.terminated,
         )
 
     def next_actions(self, places: Places) -> FloatArray:
@@ -170,7 +172,9 @@ class EpisodeTable:
         )
 
     def _rows(self, field: int, places: Places, steps: NDArray[np.int64]) -> FloatArray:
-        starts = places.entry[:, field].reshape(-1, *(1,) * (steps.ndim - 1))
+        starts = places.entry[:, field]
+        if steps.ndim > 1:
+            starts = starts.reshape(-1, *(1,) * (steps.ndim - 1))
         return self._columns[field].rows(starts, steps)
 
 
@@ -199,13 +203,14 @@ class _Column:
 
     def rows(self, starts: NDArray[np.int64], steps: NDArray[np.int64], *, count: int = 1) -> NDArray[Any]:
         """`count` rows from row `steps` on of the episodes that begin at `starts`; `steps.shape + (count * width,)`."""
-        width = count * self.width
-        places = starts + steps * self.width
-        if width == 1:
+        places = steps * self.width
+        places += starts
+        if self.width == count == 1:
             single: NDArray[Any] = self._values[places][..., None]
             return single
+        width = count * self.width
         found: NDArray[Any] = self._view(width).index_select(0, torch.from_numpy(places.reshape(-1))).numpy()
-        return found.reshape(*places.shape, width)
+        return found if places.ndim == 1 else found.reshape(*places.shape, width)
 
     def _view(self, width: int) -> Tensor:
         """Every `width` consecutive values as a row: one lookup then copies a whole row from wherever it lies."""
