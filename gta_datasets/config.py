@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
@@ -18,10 +19,12 @@ from gta_datasets.errors import ConfigError
 
 __all__ = [
     "DataConfig",
+    "DynamicsConfig",
     "GTAConfig",
     "MethodConfig",
     "NetworkConfig",
     "NoiseConfig",
+    "QualificationConfig",
     "ReadingConfig",
     "S4RLConfig",
     "SamplingConfig",
@@ -180,15 +183,45 @@ class SamplingConfig(_Stage):
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class QualificationConfig(_Stage):
+    """Which generated trajectories are kept."""
+
+    qualify: float = 0.0  # largest dynamics error of a step by the learned model, in the source's units; 0 keeps all
+    qualify_attempts: int = 50  # how often a trajectory is drawn anew before giving up
+
+    def _check(self) -> None:
+        _require(self.qualify >= 0, "qualify", self.qualify, "a number of at least 0")
+        _require(self.qualify_attempts >= 1, "qualify_attempts", self.qualify_attempts, "at least 1")
+
+
+@dataclass(frozen=True)
+class DynamicsConfig(_Stage):
+    """The learned model of the dynamics, which `qualify` needs."""
+
+    dynamics_members: int = 3  # networks in the ensemble
+    dynamics_width: int = 256
+    dynamics_depth: int = 2  # residual layers
+    dynamics_steps: int = 4_000
+    dynamics_batch_size: int = 256  # transitions per step and network
+
+    def _check(self) -> None:
+        for item in dataclasses.fields(self):
+            _require(getattr(self, item.name) >= 1, item.name, getattr(self, item.name), "at least 1")
+
+
+@dataclass(frozen=True)
+class MethodConfig(ABC):
     """Everything one method can be told: a field per stage, each stage a dataclass. Names of fields are unique."""
 
     method: ClassVar[str]
 
+    qualification: QualificationConfig = QualificationConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
+
     @property
+    @abstractmethod
     def invalid(self) -> Literal["error", "drop"]:
         """What happens to episodes that cannot be used."""
-        raise NotImplementedError
 
     @classmethod
     def stages(cls) -> dict[str, type[Any]]:

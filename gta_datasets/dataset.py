@@ -116,6 +116,11 @@ class GTAAugmentedDataset(MinariDataset):
         """One sentence for every source episode that nothing is generated from."""
         return self._pipeline.skipped
 
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Share of the drawn trajectories that `qualify` let pass, in the shards that are there; None without any."""
+        return self._pipeline.acceptance_rate
+
     def fit(self) -> GTAAugmentedDataset:
         """Train the model now, or finish training that was interrupted."""
         self._pipeline.shard_store  # noqa: B018 - opening it trains

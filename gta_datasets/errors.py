@@ -14,6 +14,7 @@ __all__ = [
     "DivergenceError",
     "GTADatasetsError",
     "MissingExtraError",
+    "QualificationError",
     "UnsupportedSpaceError",
     "UntrustedDatasetError",
     "requires_extra",
@@ -46,6 +47,10 @@ class CacheError(GTADatasetsError, OSError):
 
 class DivergenceError(GTADatasetsError, RuntimeError):
     """Training produced a loss that is not finite; no checkpoint of the diverged weights exists."""
+
+
+class QualificationError(GTADatasetsError, RuntimeError):
+    """Too few generated trajectories agree with the learned dynamics."""
 
 
 class MissingExtraError(GTADatasetsError, ImportError):

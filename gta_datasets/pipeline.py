@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,8 +21,11 @@ from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.data.table import EpisodeTable
+from gta_datasets.errors import ConfigError
 from gta_datasets.methods import build_augmenter
-from gta_datasets.methods.base import Augmenter, Shard
+from gta_datasets.methods.base import Augmenter, Fittable, Shard
+from gta_datasets.methods.qualified import Qualified
+from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.store import ShardStore, content_key
 
 __all__ = ["Combined", "Pipeline", "Plan"]
@@ -101,6 +105,8 @@ class Pipeline:
     def augmenter(self) -> Augmenter:
         """The method bound to the source; a warning names the episodes that nothing is generated from."""
         augmenter = build_augmenter(self.source, self.config, seed=self.seed, device=torch.device(self.device))
+        if self.dynamics is not None:
+            augmenter = Qualified(augmenter, self.dynamics, self.config.qualification)
         skipped = self._skipped(augmenter)
         if skipped:
             some = "; ".join(skipped[:WARNED_EPISODES])
@@ -145,11 +151,38 @@ class Pipeline:
     @cached_property
     def shard_store(self) -> ShardStore:
         """Where the shards lie; trains the model if there is none."""
-        digest = self._fit()
+        weights = self._fit(self.model_store, self.augmenter)
         key = content_key(
-            {"model": self.model_store.key, "weights": digest, "sampling": self.augmenter.sampling_identity}
+            {
+                "model": self.model_store.key,
+                "weights": weights,
+                "sampling": self.augmenter.sampling_identity,
+                "qualification": self._qualification_identity(),
+            }
         )
         return ShardStore(self.cache_root, key)
+
+    def _qualification_identity(self) -> dict[str, Any] | None:
+        """All that decides which trajectories are kept; trains the model of the dynamics if there is none."""
+        if self.dynamics is None:
+            return None
+        weights = self._fit(self.dynamics_store, self.dynamics)
+        settings = dataclasses.asdict(self.config.qualification)
+        return {"model": self.dynamics_store.key, "weights": weights, **settings}
+
+    @cached_property
+    def dynamics(self) -> DynamicsModel | None:
+        """The model that generated trajectories have to agree with, if there is one."""
+        if self.config.qualification.qualify == 0:
+            return None
+        return DynamicsModel(self.source, self.config.dynamics, seed=self.seed, device=torch.device(self.device))
+
+    @cached_property
+    def dynamics_store(self) -> ShardStore:
+        """Where the weights of the model of the dynamics lie; all methods on a dataset share them."""
+        if self.dynamics is None:
+            raise ConfigError("qualify=0 needs no model of the dynamics, so there is none")
+        return ShardStore(self.cache_root, content_key(self.dynamics.identity))
 
     @property
     def description(self) -> dict[str, Any]:
@@ -166,8 +199,8 @@ class Pipeline:
 
     @property
     def is_fitted(self) -> bool:
-        self.model_store.exists()  # an error if something else is in its place
-        return self.augmenter.is_fitted(self.model_store.path)
+        judged = self.dynamics is None or self._holds(self.dynamics_store, self.dynamics)
+        return judged and self._holds(self.model_store, self.augmenter)
 
     @property
     def is_complete(self) -> bool:
@@ -175,6 +208,15 @@ class Pipeline:
         if not self.augmenter.stored:
             return True
         return self.is_fitted and set(range(self.plan.num_shards)) <= set(self.shard_store.indices())
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Share of the drawn trajectories that were kept, in the shards that are there; None without any."""
+        if self.dynamics is None or not self.is_fitted:
+            return None
+        shards = [shard for shard in self.shard_store.get_many(self.shard_store.indices()) if shard is not None]
+        drawn = sum(int(shard["attempts"].sum()) for shard in shards)
+        return sum(len(shard["attempts"]) for shard in shards) / drawn if drawn else None
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
@@ -253,10 +295,14 @@ class Pipeline:
             self.shard_store.write_manifest({"kind": "trajectories", **self.description})
         return self.augmenter.generate(number)
 
-    def _fit(self) -> str:
-        store = self.model_store
-        if not self.is_fitted:
-            store.write_manifest({"kind": "model", **self.description})
-            with store.working("model", timeout=MODEL_LOCK_TIMEOUT):
-                return self.augmenter.fit(store.path, progress=self.progress)
-        return self.augmenter.fit(store.path, progress=False)
+    def _holds(self, store: ShardStore, model: Fittable) -> bool:
+        store.exists()  # an error if something else is in its place
+        return model.is_fitted(store.path)
+
+    def _fit(self, store: ShardStore, model: Fittable) -> str:
+        """Load or train a model in its store; returns a digest of its weights."""
+        if self._holds(store, model):
+            return model.fit(store.path, progress=False)
+        store.write_manifest({"kind": "model", **self.description})
+        with store.working("model", timeout=MODEL_LOCK_TIMEOUT):
+            return model.fit(store.path, progress=self.progress)

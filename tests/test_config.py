@@ -9,15 +9,24 @@ import pytest
 
 from gta_datasets.config import (
     DataConfig,
+    DynamicsConfig,
     GTAConfig,
     NetworkConfig,
+    QualificationConfig,
     SamplingConfig,
     TrainingConfig,
 )
 from gta_datasets.errors import ConfigError, GTADatasetsError
 from gta_datasets.presets import PRESETS, TASKS
 
-STAGES = {"data": DataConfig, "network": NetworkConfig, "training": TrainingConfig, "sampling": SamplingConfig}
+STAGES = {
+    "qualification": QualificationConfig,
+    "dynamics": DynamicsConfig,
+    "data": DataConfig,
+    "network": NetworkConfig,
+    "training": TrainingConfig,
+    "sampling": SamplingConfig,
+}
 IO_FIELDS = {"checkpoint_seconds", "generate_batch_size"}
 """The fields that may differ between two runs that share a cache entry."""
 
@@ -117,7 +126,7 @@ def test_unknown_keywords_are_named_with_the_known_ones() -> None:
 
 
 def test_unknown_names_in_a_stored_configuration_are_refused() -> None:
-    with pytest.raises(ConfigError, match="stage='store' is not allowed; choose one of 'data', 'network'"):
+    with pytest.raises(ConfigError, match="stage='store' is not allowed; choose one of 'data', 'dynamics'"):
         GTAConfig.from_dict({"store": {}})
     with pytest.raises(ConfigError, match="a field of data='gamma' is not allowed; choose one of 'horizon', "):
         GTAConfig.from_dict({"data": {"gamma": 0.9}})

@@ -46,7 +46,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     count(pipeline_module, "read_episodes", "read")
-    count(GTA, "_train", "train")
+    count(GTA, "_loss", "train")
     count(GTA, "generate", "generate")
     return counts
 

@@ -9,14 +9,29 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Augmenter", "Shard"]
+__all__ = ["Augmenter", "Fittable", "Shard"]
 
 Shard = Mapping[str, NDArray[Any]]
 """`Episodes.arrays()` of one shard, one episode per generated trajectory, and per trajectory `source_episode` and
 `source_start` (where its source window lies), `asked_return` (what the generator was asked for) and `source_return`."""
 
 
-class Augmenter(Protocol):
+class Fittable(Protocol):
+    """A model whose weights are trained once and kept in a folder."""
+
+    def fit(self, folder: Path, *, progress: bool) -> str:
+        """Load the trained weights from `folder`, or train (resuming what is there) and leave them there.
+
+        Returns a digest of the weights.
+        """
+        ...
+
+    def is_fitted(self, folder: Path) -> bool:
+        """Whether `fit` would only load."""
+        ...
+
+
+class Augmenter(Fittable, Protocol):
     """A method bound to a source dataset, a seed and a device.
 
     A shard is a pure function of the method's identity, its weights and the shard's number.
@@ -48,17 +63,6 @@ class Augmenter(Protocol):
         """All that determines a shard besides the weights, for the cache key."""
         ...
 
-    def fit(self, folder: Path, *, progress: bool) -> str:
-        """Load the trained weights from `folder`, or train (resuming what is there) and leave them there.
-
-        Returns a digest of the weights.
-        """
-        ...
-
-    def is_fitted(self, folder: Path) -> bool:
-        """Whether `fit` would only load."""
-        ...
-
     def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
         """What is asked for where a source window has one of `returns` (B,) and the best in the data is `best`."""
         ...
@@ -69,4 +73,11 @@ class Augmenter(Protocol):
 
     def generate(self, shard: int) -> Shard:
         """The trajectories of a shard; `fit` must have been called."""
+        ...
+
+    def attempt(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Shard:
+        """Trajectories of the given lengths (B,), each that of some trajectory of the shard.
+
+        Attempt 0 with all lengths is the shard; every other attempt gives other trajectories.
+        """
         ...

@@ -6,7 +6,7 @@ exploration level `mu` and denoised under its return-to-go amplified by `alpha`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,18 @@ from gta_datasets.data.reweighting import dense_weights, sparse_weights
 from gta_datasets.data.windows import WindowIndex, Windows
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.samplers import exploration_sigma
-from gta_datasets.errors import CacheError
 from gta_datasets.methods.assemble import assemble_shard
 from gta_datasets.methods.base import Shard
 from gta_datasets.methods.sampling import sample_windows
 from gta_datasets.networks import build_network
 from gta_datasets.seeding import numpy_generator, torch_generator
-from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from gta_datasets.training.loop import CHECK_EVERY, train
+from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
+from gta_datasets.training.loop import CHECK_EVERY
 
 __all__ = ["GTA"]
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same configuration would give other trajectories."""
-
-MODEL_FILE, CHECKPOINT_FILE = "model.safetensors", "training.safetensors"
 
 
 class GTA:
@@ -58,9 +55,8 @@ class GTA:
         data = config.data
         self.discount = data.discount
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
-        self._denoiser: EDMDenoiser | None = None
+        self._fitted: Fitted[EDMDenoiser] | None = None
         self._bank: WindowBank | None = None
-        self._losses: list[float] = []
 
     # A reader of a complete cache needs none of these.
 
@@ -91,7 +87,8 @@ class GTA:
     @property
     def loss_history(self) -> list[tuple[int, float]]:
         last = self._config.training.training_steps
-        return [(min((place + 1) * CHECK_EVERY, last), loss) for place, loss in enumerate(self._losses)]
+        losses = self._fitted.losses if self._fitted else []
+        return [(min((place + 1) * CHECK_EVERY, last), loss) for place, loss in enumerate(losses)]
 
     @property
     def model_identity(self) -> Mapping[str, Any]:
@@ -109,20 +106,11 @@ class GTA:
         return self._config.data_fields("sampling")
 
     def is_fitted(self, folder: Path) -> bool:
-        return (folder / MODEL_FILE).is_file()
+        return is_fitted(folder)
 
     def fit(self, folder: Path, *, progress: bool) -> str:
-        found = load_checkpoint(folder / MODEL_FILE) or self._train(folder, progress=progress)
-        denoiser = self._new_denoiser()
-        try:
-            denoiser.load_state_dict(found.tensors)
-            self._losses = [float(loss) for loss in found.record["losses"]]
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            path = folder / MODEL_FILE
-            raise CacheError(f"{path} is not this model ({reason}); remove it to train again") from error
-        self._denoiser = denoiser.eval().requires_grad_(False)
-        return found.digest
+        self._fitted = load_or_train(folder, self._new_denoiser, self._loss, self._config.training, progress=progress)
+        return self._fitted.digest
 
     def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
         return asked_returns(returns, self._config.sampling, best=best)
@@ -131,9 +119,17 @@ class GTA:
         return self._draw(shard).length
 
     def generate(self, shard: int) -> Shard:
-        if self._denoiser is None:
+        return self._rewrite(self._draw(shard), shard, "")
+
+    def attempt(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Shard:
+        if attempt == 0:
+            return self.generate(shard)
+        return self._rewrite(self._draw_again(shard, attempt, lengths), shard, f"attempt {attempt}/")
+
+    def _rewrite(self, windows: Windows, shard: int, streams: str) -> Shard:
+        """Generated trajectories for some windows; `streams` tells the random numbers of attempts apart."""
+        if self._fitted is None:
             raise RuntimeError("fit() must be called before generate()")
-        windows = self._draw(shard)
         batch = self._gather(windows)
         source_return = self._returns_of(windows)
         asked_return = self.asked_returns(source_return, best=float(self._returns.max()))
@@ -141,12 +137,12 @@ class GTA:
         sigma = exploration_sigma(self._config.sampling.mu)
 
         def noise(stream: str, step: int) -> Tensor:
-            generator = torch_generator(self._seed, f"{stream}/{step}", shard, self._device)
+            generator = torch_generator(self._seed, f"{streams}{stream}/{step}", shard, self._device)
             return torch.randn(batch.rows.shape, generator=generator, device=self._device)
 
         with self._precision():
             rows = sample_windows(
-                self._denoiser, batch.rows, condition, self._config.sampling, sigma=sigma, noise=noise
+                self._fitted.module, batch.rows, condition, self._config.sampling, sigma=sigma, noise=noise
             )
         return assemble_shard(
             rows.cpu().numpy(),
@@ -166,6 +162,19 @@ class GTA:
         """Source windows of a shard, drawn uniformly."""
         generator = numpy_generator(self._seed, "augment", shard)
         return self._index.locate(generator.integers(len(self._index), size=self._config.sampling.windows_per_shard))
+
+    def _draw_again(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Windows:
+        """Source windows of the given lengths, drawn uniformly among all of that length."""
+        generator = numpy_generator(self._seed, f"augment {attempt}", shard)
+        numbers = np.empty(len(lengths), np.int64)
+        for length in np.unique(lengths):
+            fitting, slots = self._windows_of(int(length)), lengths == length
+            numbers[slots] = fitting[generator.integers(len(fitting), size=int(slots.sum()))]
+        return self._index.locate(numbers)
+
+    def _windows_of(self, length: int) -> NDArray[np.int64]:
+        """Numbers of the windows of `length` transitions: shorter ones than the horizon are whole episodes."""
+        return np.flatnonzero(self._index.locate(np.arange(len(self._index))).length == length)
 
     def _gather(self, windows: Windows) -> WindowBatch:
         if self._bank is None:
@@ -190,8 +199,7 @@ class GTA:
             network = build_network(self._config.network, horizon + 1, inputs, columns.num_generated)
         return EDMDenoiser(network).to(self._device)
 
-    def _train(self, folder: Path, *, progress: bool) -> Checkpoint:
-        denoiser = self._new_denoiser().train()
+    def _loss(self, denoiser: EDMDenoiser) -> Callable[[int], Tensor]:
         training = self._config.training
         cumulative = self._training_distribution()
 
@@ -213,12 +221,7 @@ class GTA:
                     log_sigma_std=training.log_sigma_std,
                 )
 
-        checkpoint = folder / CHECKPOINT_FILE
-        result = train(denoiser, loss_of_step, training, checkpoint=checkpoint, run_id=folder.name, progress=progress)
-        trained = Checkpoint(result.weights, {"losses": result.losses})
-        save_checkpoint(folder / MODEL_FILE, trained)
-        checkpoint.unlink(missing_ok=True)
-        return trained
+        return loss_of_step
 
     def _training_distribution(self) -> NDArray[np.float64] | None:
         """Cumulative probability of the windows; None where all are equally likely."""

@@ -79,9 +79,20 @@ class S4RL:
         return self._source.episodes.lengths[self._draw(shard)]
 
     def generate(self, shard: int) -> Shard:
-        chosen = self._draw(shard)
+        return self._perturbed(self._draw(shard), shard, "s4rl")
+
+    def attempt(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Shard:
+        if attempt == 0:
+            return self.generate(shard)
+        generator = numpy_generator(self._seed, f"s4rl draw {attempt}", shard)
+        fitting = [np.flatnonzero(self._source.episodes.lengths == length) for length in lengths]
+        chosen = np.array([generator.choice(episodes) for episodes in fitting], np.int64)
+        return self._perturbed(chosen, shard, f"s4rl {attempt}")
+
+    def _perturbed(self, chosen: NDArray[np.int64], shard: int, stream: str) -> Shard:
+        """Source episodes with noise on their states."""
         copied = concatenate(self._source.episodes.slice(episode, episode + 1) for episode in chosen.tolist())
-        noise = numpy_generator(self._seed, "s4rl", shard).standard_normal(copied.observations.shape)
+        noise = numpy_generator(self._seed, stream, shard).standard_normal(copied.observations.shape)
         observations = copied.observations + (self._noise_scale * noise).astype(copied.observations.dtype)
         returns = self._returns[chosen].astype(np.float32)
         return {

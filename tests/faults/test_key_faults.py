@@ -25,6 +25,7 @@ from gta_datasets.config import GTAConfig
 from gta_datasets.errors import CacheError, UntrustedDatasetError
 from gta_datasets.methods import gta as gta_module
 from gta_datasets.methods.gta import GTA
+from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.store import list_stores
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.builders import linear_dataset, make_dataset
@@ -67,7 +68,8 @@ def dataset() -> minari.MinariDataset:
 def untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every model has the same weights and costs nothing: what is left of a key is what it is computed from."""
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(GTA, "fit", lambda self, folder, *, progress: "weights")
+    for model in (GTA, DynamicsModel):
+        monkeypatch.setattr(model, "fit", lambda self, folder, *, progress: "weights")
 
 
 def model_key(augmented: GTAAugmentedDataset) -> str:
@@ -79,16 +81,24 @@ def model_key(augmented: GTAAugmentedDataset) -> str:
 def test_row_9_fields_that_affect_data_change_the_key_and_others_do_not(
     dataset: minari.MinariDataset, name: str
 ) -> None:
-    first = tiny(dataset)
-    second = tiny(dataset, **{name: other_value(first, name)})
+    first = tiny(dataset, qualify=0.5)
+    second = tiny(dataset, **{"qualify": 0.5, name: other_value(first, name)})
     assert first.config != second.config
     assert (first.key == second.key) == (name in NO_DATA)
 
 
 @pytest.mark.usefixtures("untrained")
+def test_row_9_who_qualifies_nothing_does_not_care_how(dataset: minari.MinariDataset) -> None:
+    base = tiny(dataset)
+    for name in ("qualify_attempts", *base.config.to_dict()["dynamics"]):
+        assert tiny(dataset, **{name: other_value(base, name)}).key == base.key, name
+
+
+@pytest.mark.usefixtures("untrained")
 def test_row_9_how_a_window_is_sampled_needs_no_other_model(dataset: minari.MinariDataset) -> None:
     base = tiny(dataset)
-    sampling = base.config.to_dict()["sampling"]
+    stages = base.config.to_dict()
+    sampling = {**stages["sampling"], **stages["qualification"], **stages["dynamics"]}
     for name in GTAConfig.keywords():
         same = name in sampling or name in NO_DATA
         assert (model_key(tiny(dataset, **{name: other_value(base, name)})) == model_key(base)) == same, name

@@ -51,8 +51,7 @@ def trained(tmp_path: Path) -> GTA:
 def watch_denoiser(found: GTA, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     """The returns and their keep flags of every evaluation from now on."""
     calls: list[tuple[Tensor, Tensor]] = []
-    denoiser = found._denoiser
-    assert denoiser is not None
+    denoiser = found._fitted.module
     forward = denoiser.forward
 
     def watched(x: Tensor, sigma: Tensor, condition: Any) -> Tensor:
@@ -97,7 +96,7 @@ def test_source_windows_are_drawn_uniformly() -> None:
 def test_weights_are_loaded_not_trained_again(trained: GTA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained.is_fitted(tmp_path)
     again = method(linear_episodes(terminated=(0, 5)))
-    monkeypatch.setattr(again, "_train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(again, "_loss", lambda *_, **__: pytest.fail("trained again"))
     assert again.fit(tmp_path, progress=False) == trained.fit(tmp_path, progress=False)
     first, second = trained.generate(0), again.generate(0)
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
@@ -135,9 +134,8 @@ def test_trap_no_condition_is_dropped_when_generating(
     for _, keep in calls:
         # At scale 1 only copies that fill the block of 32 follow the 8 windows, else their unconditional half does.
         assert keep.tolist() == [1.0] * 8 + [second] * 8 + [1.0] * 16
-    assert found._denoiser is not None
-    assert not found._denoiser.training
-    assert not any(parameter.requires_grad for parameter in found._denoiser.parameters())
+    assert not found._fitted.module.training
+    assert not any(parameter.requires_grad for parameter in found._fitted.module.parameters())
 
 
 def test_trap_the_condition_is_the_amplified_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

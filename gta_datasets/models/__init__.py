@@ -1,0 +1,1 @@
+"""Small supervised models of a dataset: what its environment does."""

@@ -1,0 +1,95 @@
+"""The learned forward model, in a world whose physics are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from gta_datasets.config import DynamicsConfig
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.reading import Source
+from gta_datasets.data.spaces import SpaceCodec
+from gta_datasets.models.dynamics import DynamicsModel
+from tests.builders import LINEAR_ACTION_SPACE, LINEAR_OBSERVATION_SPACE, linear_episodes
+
+SMALL = DynamicsConfig(dynamics_members=2, dynamics_width=32, dynamics_depth=1, dynamics_steps=300)
+
+
+def model_of(episodes: Episodes, config: DynamicsConfig = SMALL, seed: int = 0) -> DynamicsModel:
+    observation_space = LINEAR_OBSERVATION_SPACE
+    if episodes.observations.shape[1] != 3:
+        observation_space = spaces.Box(-np.inf, np.inf, (episodes.observations.shape[1],), np.float32)
+    source = Source(
+        episodes,
+        SpaceCodec.of(observation_space),
+        SpaceCodec.of(LINEAR_ACTION_SPACE, name="action"),
+        np.arange(episodes.num_episodes),
+        (),
+    )
+    return DynamicsModel(source, config, seed=seed, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def episodes() -> Episodes:
+    return linear_episodes((50,) * 40, seed=1)
+
+
+@pytest.fixture(scope="module")
+def fitted(episodes: Episodes, tmp_path_factory: pytest.TempPathFactory) -> DynamicsModel:
+    model = model_of(episodes)
+    model.fit(tmp_path_factory.mktemp("dynamics"), progress=False)
+    return model
+
+
+def test_it_predicts_unseen_episodes(fitted: DynamicsModel) -> None:
+    unseen = linear_episodes((50,) * 4, seed=9)
+    errors = fitted.errors(unseen)
+    assert errors.shape == (200,)
+    assert np.median(errors) < 0.02
+
+
+def test_a_wrong_next_state_costs_its_square_in_the_sources_units(fitted: DynamicsModel, episodes: Episodes) -> None:
+    spread = episodes.observations.std(axis=0)
+    off = Episodes(**{**episodes.arrays(), "observations": episodes.observations.copy()})
+    off.observations[50] += 3 * spread  # the last observation of the first episode: only one transition leads there
+    difference = fitted.errors(off) - fitted.errors(episodes)
+    assert difference[49] == pytest.approx(9, rel=0.2)
+    np.testing.assert_allclose(np.delete(difference, 49), 0, atol=1e-6)
+
+
+def test_what_is_fitted_is_loaded(fitted: DynamicsModel, episodes: Episodes, tmp_path: Path) -> None:
+    first, second = model_of(episodes), model_of(episodes)
+    assert not first.is_fitted(tmp_path)
+    digest = first.fit(tmp_path, progress=False)
+    assert second.is_fitted(tmp_path)
+    assert second.fit(tmp_path, progress=False) == digest
+    np.testing.assert_array_equal(first.errors(episodes), second.errors(episodes))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors"}
+
+
+def test_constant_columns_count_for_nothing(tmp_path: Path) -> None:
+    linear = linear_episodes((30,) * 5)
+    goal = np.repeat(np.arange(5.0, dtype=np.float32), 31)[:, None]
+    wide = Episodes(**{**linear.arrays(), "observations": np.hstack([linear.observations, goal])})
+    few = DynamicsConfig(dynamics_members=1, dynamics_width=8, dynamics_depth=1, dynamics_steps=5)
+    narrow_model, wide_model = model_of(linear, few), model_of(wide, few)
+    for name, model in (("narrow", narrow_model), ("wide", wide_model)):
+        (tmp_path / name).mkdir()
+        model.fit(tmp_path / name, progress=False)
+    np.testing.assert_allclose(narrow_model.errors(linear), wide_model.errors(wide), rtol=1e-5)
+
+
+def test_identities_tell_models_apart(episodes: Episodes) -> None:
+    base = model_of(episodes).identity
+    assert model_of(episodes, seed=1).identity["seed"] != base["seed"]
+    other = DynamicsConfig(dynamics_members=3, dynamics_width=32, dynamics_depth=1, dynamics_steps=300)
+    assert model_of(episodes, other).identity["config"] != base["config"]
+
+
+def test_errors_need_a_fitted_model(episodes: Episodes) -> None:
+    with pytest.raises(RuntimeError, match=r"fit\(\) must be called"):
+        model_of(episodes).errors(episodes)
