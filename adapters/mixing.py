@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -29,11 +29,15 @@ def linear_schedule(start: float, end: float, num_batches: int) -> Callable[[int
     _check_share(end)
     if num_batches < 1:
         raise ConfigError(f"num_batches={num_batches} is not allowed; choose at least 1")
-    return lambda batch: start + (end - start) * min(batch / num_batches, 1.0)
+    return partial(_interpolate, start, end, num_batches)  # can be pickled, so that buffers can
+
+
+def _interpolate(start: float, end: float, num_batches: int, batch: int) -> float:
+    return start + (end - start) * min(batch / num_batches, 1.0)
 
 
 class Mixture:
-    """Draws batches of transition numbers, the real ones of a batch first.
+    """Draws batches of transition numbers.
 
     With a share `f` a batch of `B` has `f * B` real transitions. Where that is not a whole number, batches take turns
     in rounding down and up, so that the share holds for every batch within one transition and in total exactly (the
@@ -70,19 +74,33 @@ class Mixture:
         if real_fraction is not None:
             self._share()
 
-    def draw(self, size: int) -> NDArray[np.int64]:
-        """Transition numbers of the next batch, (size,)."""
+    def draw(self, size: int, online: int = 0) -> NDArray[np.int64]:
+        """Transition numbers of the next batch, (size,).
+
+        Args:
+            size: of the batch.
+            online: real transitions that were added since, numbered after the generated ones; with weights, each is as
+                likely as one of average weight.
+        """
         self._leave_parent()
         end = self.num_real + self.num_generated
-        real = self._num_real_of(size)
+        if self.real_fraction is None and self._cumulative is None:
+            self._batches += 1
+            return self._generator.integers(0, end + online, size)
+        of_real, of_generated, of_one = self._masses
+        of_online = online * of_one
+        real = self._num_real_of(size, of_real + of_online, of_generated)
         self._batches += 1
-        parts = self._draw_between(0, self.num_real, real), self._draw_between(self.num_real, end, size - real)
+        new = int(self._generator.binomial(real, of_online / (of_real + of_online))) if online and real else 0
+        parts = [self._draw_between(0, self.num_real, real - new), self._draw_between(self.num_real, end, size - real)]
+        if new:
+            parts.append(self._generator.integers(end, end + online, new))
         return np.concatenate(parts)
 
-    def _num_real_of(self, size: int) -> int:
-        """How many transitions of the next batch are real."""
+    def _num_real_of(self, size: int, of_real: float, of_generated: float) -> int:
+        """How many transitions of the next batch are real, if all real and all generated ones weigh that much."""
         if self.real_fraction is None:
-            return int(self._generator.binomial(size, self._natural_share))
+            return int(self._generator.binomial(size, of_real / (of_real + of_generated)))
         self._owed += self._share() * size
         # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
         real = min(math.floor(self._owed + 1e-6), size)
@@ -90,11 +108,12 @@ class Mixture:
         return real
 
     @cached_property
-    def _natural_share(self) -> float:
-        """Probability that one of all transitions, drawn by weight, is real."""
+    def _masses(self) -> tuple[float, float, float]:
+        """Weight of all real transitions, of all generated ones, and of an average one."""
         if self._cumulative is None:
-            return self.num_real / (self.num_real + self.num_generated)
-        return float(self._cumulative[self.num_real] / self._cumulative[-1])
+            return self.num_real, self.num_generated, 1.0
+        of_real, total = float(self._cumulative[self.num_real]), float(self._cumulative[-1])
+        return of_real, total - of_real, total / (self.num_real + self.num_generated)
 
     def _draw_between(self, start: int, stop: int, size: int) -> NDArray[np.int64]:
         if self._cumulative is None or size == 0:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["RESULTS", "write_record"]
+__all__ = ["RESULTS", "append_line", "write_record"]
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
@@ -26,9 +26,24 @@ def write_record(name: str, module: str, measured: Mapping[str, Any], *, package
 
     `packages` are those whose versions matter besides the usual ones.
     """
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_circumstances(module, packages) | dict(measured), indent=2) + "\n")
+    return path
+
+
+def append_line(ledger: Path, module: str, measured: Mapping[str, Any], *, packages: Sequence[str] = ()) -> None:
+    """Add `measured` as a line of JSON to a ledger, beside the same circumstances."""
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    with ledger.open("a") as file:
+        file.write(json.dumps(dict(measured) | _circumstances(module, packages)) + "\n")
+
+
+def _circumstances(module: str, packages: Sequence[str]) -> dict[str, Any]:
+    """Command, machine, versions and git revision."""
     # Where a cache lay is nobody else's concern.
     arguments = re.sub(r"--cache-dir \S+ ?", "", " ".join(sys.argv[1:]))
-    record = {
+    return {
         "command": f"python -m {module} {arguments}".strip(),
         "machine": {
             "processor": _processor(),
@@ -40,12 +55,7 @@ def write_record(name: str, module: str, measured: Mapping[str, Any], *, package
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in (*PACKAGES, *packages)},
         "revision": REVISION,
-        **measured,
     }
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    return path
 
 
 def _processor() -> str:
