@@ -214,9 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transitions", type=int, default=1_000_000)
     parser.add_argument("--fit-steps", type=int, default=2_000, help="updates of TD3+BC")
-    parser.add_argument(
-        "--stage", choices=("fill", "open", "d3rlpy", "sb3", "all"), default="all", help=argparse.SUPPRESS
-    )
+    parser.add_argument("--stage", choices=("open", "d3rlpy", "sb3"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     stages = {
         "open": lambda: opening(arguments.transitions),
