@@ -34,6 +34,9 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "warmup_steps": 5,
         "sampler_steps": 4,
         "windows_per_shard": 16,
+        "dynamics_members": 2,
+        "dynamics_width": 32,
+        "dynamics_steps": 30,
     },
 }
 """Overrides of the defaults by preset: the paper's settings; a GPU; two CPU cores; the demo; tests."""

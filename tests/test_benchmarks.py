@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import core, memory, record
+from benchmarks import adapters, core, memory, policies, qualify, record
+from gta_datasets.demo import make_demo_dataset
 from tests.builders import linear_dataset
 
 
@@ -42,3 +43,39 @@ def test_memory_compares_the_peak_with_the_raw_arrays(results: Path, monkeypatch
     assert found["transitions"] == 200
     assert found["raw_bytes"] == 4 * (17 * 205 + 7 * 200) + 400
     assert found["peak_bytes"] > found["raw_bytes"]
+
+
+@pytest.mark.slow
+def test_adapters_are_compared_with_what_they_replace(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["adapters", "--transitions", "130000", "--fit-steps", "2"])
+    adapters.main()
+    found = json.loads((results / "adapters-130000.json").read_text())
+    assert found["d3rlpy"].keys() == {"build", "batch_256", "batch_1024", "trajectories_64x20", "td3_bc_fit"}
+    assert found["sb3"].keys() == {"fill_copy", "fill_view", "batch_256"}
+    for pair in (*found["d3rlpy"].values(), *found["sb3"].values()):
+        assert pair["ours_seconds"] > 0
+        assert pair["stock_seconds"] > 0
+    assert found["open"]["first_batch_seconds"] >= found["open"]["open_seconds"] > 0
+
+
+def test_a_policy_is_trained_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_dataset("bench/cheetah-v0", episodes=1)
+    sizes = ["--updates", "4", "--every", "2", "--batch-size", "8", "--episodes", "1", "--num-transitions", "50"]
+    for variant in ("source", "gta", "gta"):
+        arguments = ["bench/cheetah-v0", "--variant", variant, "--preset", "smoke", *sizes]
+        monkeypatch.setattr(sys, "argv", ["policies", *arguments])
+        policies.main()
+    lines = policies.read_ledger(results / "policies.jsonl")
+    assert [line["unit"]["variant"] for line in lines] == ["source", "gta"]
+    assert all(line["returns"].keys() == {"2", "4"} for line in lines)
+
+
+def test_the_filter_is_compared_with_the_simulator(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_dataset("bench/judged-v0", episodes=1)
+    monkeypatch.setattr(sys, "argv", ["qualify", "bench/judged-v0", "--preset", "smoke", "--shards", "2"])
+    qualify.main()
+    found = json.loads((results / "qualify" / "bench-judged-v0-smoke.json").read_text())
+    assert found["trajectories"] == 32
+    assert found["all"]["share_kept"] == 1
+    kept = [figures["share_kept"] for figures in found["by_delta"].values()]
+    assert kept == sorted(kept)

@@ -7,43 +7,19 @@ import warnings
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 import pytest
-from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from gta_datasets import GTAAugmentedDataset
-from tests.builders import write_buffers
+from gta_datasets.demo import make_demo_dataset
 from tests.smoke import tiny
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "adapters").glob("*.md"))
 ENV = "HalfCheetah-v5"
-STEPS = 30
 
 
 @pytest.fixture(scope="module")
 def augmented(tmp_path_factory: pytest.TempPathFactory) -> GTAAugmentedDataset:
-    env = gymnasium.make(ENV)
-    buffers = []
-    for seed in range(3):
-        env.action_space.seed(seed)
-        actions = np.stack([env.action_space.sample() for _ in range(STEPS)])
-        observations, rewards = [env.reset(seed=seed)[0]], []
-        for action in actions:
-            observation, reward, *_ = env.step(action)
-            observations.append(observation)
-            rewards.append(reward)
-        last = np.arange(STEPS) == STEPS - 1
-        buffers.append(
-            EpisodeBuffer(
-                observations=np.stack(observations),
-                actions=actions,
-                rewards=np.array(rewards),
-                terminations=np.zeros(STEPS, bool),
-                truncations=last,
-                infos={},
-            )
-        )
-    source = write_buffers("docs/cheetah-v0", buffers, env.observation_space, env.action_space, env=ENV)
+    source = make_demo_dataset("docs/cheetah-v0", episodes=1)
     return tiny(source, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
