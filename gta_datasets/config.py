@@ -146,6 +146,8 @@ class SamplingConfig(_Stage):
 
     mu: float = 0.5  # exploration level: share of the 128-step noise schedule that is undone
     alpha: float = 1.3  # exploitation level: amplification of the return
+    condition: Literal["amplified", "fixed", "none"] = "amplified"  # what is asked for: fixed is the data's best return
+    source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
     return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
     guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
@@ -170,6 +172,8 @@ class SamplingConfig(_Stage):
             self.return_limit,
             "0 or a number of at least 1",
         )
+        _require_choice("condition", self.condition, ("amplified", "fixed", "none"))
+        _require(0 <= self.source_quantile < 1, "source_quantile", self.source_quantile, "a number in [0, 1)")
         _require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
         _require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")
         _require_choice("sampler", self.sampler, ("dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"))

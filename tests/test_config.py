@@ -50,6 +50,8 @@ def another_value(name: str, value: object) -> object:
         "optimizer": "adam",
         "precision": "float32",
         "sampler": "heun",
+        "condition": "fixed",
+        "source_quantile": 0.5,
         "width": 64,
         "alpha": 1.6,
     }
@@ -204,6 +206,9 @@ NAN = math.nan
         ("guidance", -1.0, "at least 0"),
         ("guidance_start", -0.1, "at least 0"),
         ("sampler", "ddim", "one of 'dpm_2m_sde'"),
+        ("condition", "best", "one of 'amplified', 'fixed', 'none'"),
+        ("source_quantile", 1.0, r"\[0, 1\)"),
+        ("source_quantile", -0.1, r"\[0, 1\)"),
         ("sampler_steps", 1, "at least 2"),
         ("sigma_end", 0.0, "positive"),
         ("eta", -1.0, "at least 0"),

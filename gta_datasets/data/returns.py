@@ -52,8 +52,13 @@ def asked_returns(
 ) -> NDArray[np.floating[Any]]:
     """Returns amplified by `alpha`, but to no more than the best one in the data amplified by `return_limit`.
 
-    Far beyond the data a network no longer knows what it is asked for. Returns above the limit stay as they are.
+    Far beyond the data a network no longer knows what it is asked for. Returns above the limit stay as they are. Where
+    the condition is fixed, everybody is asked for the best; where there is none, for nothing but what is there.
     """
+    if sampling.condition == "fixed":
+        return np.full_like(returns, best)
+    if sampling.condition == "none":
+        return returns
     amplified = amplify(returns, sampling.alpha)
     if sampling.return_limit == 0:
         return amplified

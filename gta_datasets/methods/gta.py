@@ -6,6 +6,7 @@ exploration level `mu` and denoised under its return-to-go amplified by `alpha`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -133,17 +134,17 @@ class GTA:
         batch = self._gather(windows)
         source_return = self._returns_of(windows)
         asked_return = self.asked_returns(source_return, best=float(self._returns.max()))
-        condition = self._condition(batch, asked_return)
-        sigma = exploration_sigma(self._config.sampling.mu)
+        condition, sampling = self._condition(batch, asked_return), self._config.sampling
+        if sampling.condition == "none":
+            condition, sampling = condition.unconditional(), dataclasses.replace(sampling, guidance=1.0)
+        sigma = exploration_sigma(sampling.mu)
 
         def noise(stream: str, step: int) -> Tensor:
             generator = torch_generator(self._seed, f"{streams}{stream}/{step}", shard, self._device)
             return torch.randn(batch.rows.shape, generator=generator, device=self._device)
 
         with self._precision():
-            rows = sample_windows(
-                self._fitted.module, batch.rows, condition, self._config.sampling, sigma=sigma, noise=noise
-            )
+            rows = sample_windows(self._fitted.module, batch.rows, condition, sampling, sigma=sigma, noise=noise)
         return assemble_shard(
             rows.cpu().numpy(),
             windows,
@@ -161,7 +162,8 @@ class GTA:
     def _draw(self, shard: int) -> Windows:
         """Source windows of a shard, drawn uniformly."""
         generator = numpy_generator(self._seed, "augment", shard)
-        return self._index.locate(generator.integers(len(self._index), size=self._config.sampling.windows_per_shard))
+        drawn = generator.integers(len(self._eligible), size=self._config.sampling.windows_per_shard)
+        return self._index.locate(self._eligible[drawn])
 
     def _draw_again(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Windows:
         """Source windows of the given lengths, drawn uniformly among all of that length."""
@@ -174,7 +176,19 @@ class GTA:
 
     def _windows_of(self, length: int) -> NDArray[np.int64]:
         """Numbers of the windows of `length` transitions: shorter ones than the horizon are whole episodes."""
-        return np.flatnonzero(self._index.locate(np.arange(len(self._index))).length == length)
+        return self._eligible[self._index.locate(self._eligible).length == length]
+
+    @cached_property
+    def _eligible(self) -> NDArray[np.int64]:
+        """Numbers of the windows that may be augmented: those of the best episodes, or all."""
+        every, quantile = np.arange(len(self._index)), self._config.sampling.source_quantile
+        if quantile == 0:
+            return every
+        episodes = self._source.episodes
+        of_episode = np.add.reduceat(episodes.rewards.astype(np.float64), episodes.offsets[:-1])
+        of_episode[self._index.skipped] = -np.inf
+        with_windows = np.delete(of_episode, self._index.skipped)
+        return every[of_episode[self._index.locate(every).episode] >= np.quantile(with_windows, quantile)]
 
     def _gather(self, windows: Windows) -> WindowBatch:
         if self._bank is None:

@@ -41,6 +41,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16"),
     "optimizer": ("adam", "muon"),
     "sampler": ("heun", "dpm_2m"),
+    "condition": ("amplified", "fixed"),
 }
 
 

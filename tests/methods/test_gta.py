@@ -163,6 +163,35 @@ def test_trap_the_condition_is_the_amplified_return(tmp_path: Path, monkeypatch:
     np.testing.assert_allclose(calls[0][0][:8].numpy(), (asked - every.mean()) / every.std(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_fixed_condition_asks_everybody_for_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = method(linear_episodes(terminated=(0, 5)), condition="fixed", guidance=1.0)
+    found.fit(tmp_path, progress=False)
+    calls = watch_denoiser(found, monkeypatch)
+    shard = found.generate(0)
+    assert len(set(shard["source_return"].tolist())) > 1
+    np.testing.assert_allclose(shard["asked_return"], found._returns.max(), rtol=1e-6)
+    assert len(set(calls[0][0].tolist())) == 1
+
+
+def test_without_a_condition_every_evaluation_is_unconditional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = method(linear_episodes(terminated=(0, 5)), condition="none", guidance=3.0, guidance_start=0.0)
+    found.fit(tmp_path, progress=False)
+    calls = watch_denoiser(found, monkeypatch)
+    shard = found.generate(0)
+    assert calls
+    assert all(len(keep) == 32 and not keep.any() for _, keep in calls)
+    np.testing.assert_array_equal(shard["asked_return"], shard["source_return"])
+
+
+def test_only_the_best_episodes_are_augmented() -> None:
+    episodes = linear_episodes((20,) * 10, seed=3)
+    returns = np.array([episodes.slice(e, e + 1).rewards.sum() for e in range(10)])
+    best = set(np.argsort(returns)[-3:].tolist())
+    found = method(episodes, source_quantile=0.75, windows_per_shard=400)
+    assert set(found._draw(0).episode.tolist()) == best
+    assert set(found._draw_again(0, 1, found.lengths(0)).episode.tolist()) == best
+
+
 def test_trap_the_terminal_penalty_is_in_the_condition_only(tmp_path: Path) -> None:
     """The released code trains on penalised rewards, and leaves the penalty in what it generates."""
     episodes = linear_episodes((9,) * 6, terminated=range(6))
