@@ -176,7 +176,8 @@ class GTA:
 
     def _windows_of(self, length: int) -> NDArray[np.int64]:
         """Numbers of the windows of `length` transitions: shorter ones than the horizon are whole episodes."""
-        return self._eligible[self._index.locate(self._eligible).length == length]
+        fitting: NDArray[np.int64] = self._eligible[self._index.locate(self._eligible).length == length]
+        return fitting
 
     @cached_property
     def _eligible(self) -> NDArray[np.int64]:
@@ -188,7 +189,10 @@ class GTA:
         of_episode = np.add.reduceat(episodes.rewards.astype(np.float64), episodes.offsets[:-1])
         of_episode[self._index.skipped] = -np.inf
         with_windows = np.delete(of_episode, self._index.skipped)
-        return every[of_episode[self._index.locate(every).episode] >= np.quantile(with_windows, quantile)]
+        best: NDArray[np.int64] = every[
+            of_episode[self._index.locate(every).episode] >= np.quantile(with_windows, quantile)
+        ]
+        return best
 
     def _gather(self, windows: Windows) -> WindowBatch:
         if self._bank is None:
