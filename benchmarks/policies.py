@@ -24,7 +24,7 @@ from benchmarks import record
 from benchmarks.adapters import import_d3rlpy
 from gta_datasets.adapters import to_d3rlpy
 
-VARIANTS: dict[str, dict[str, Any] | None] = {"source": None, "gta": {}, "qualified": {"qualify": 0.05}}
+VARIANTS: dict[str, dict[str, Any] | None] = {"source": None, "gta": {}, "qualified": {"qualify": 0.03}}
 """What is added to the source: nothing, or what `augment` generates with these settings."""
 
 EVALUATION_SEED = 10_000
