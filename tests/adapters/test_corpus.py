@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import ConfigError, DatasetError
-from tests.builders import linear_dataset, make_dataset
+from tests.builders import edit_file, linear_dataset, make_dataset
 from tests.smoke import tiny
 
 
@@ -123,3 +125,35 @@ def test_what_is_no_dataset_is_refused(augmented: GTAAugmentedDataset) -> None:
         Corpus(augmented.filter_episodes(lambda _: False))
     with pytest.raises(ConfigError, match="'amplified' or 'source'"):
         Corpus(augmented).returns_to_go("own")
+
+
+def test_a_missing_last_observation_names_the_episode() -> None:
+    """Fault row 25: T observations for T steps."""
+
+    def cut(file: h5py.File) -> None:
+        observations = file["episode_1/observations"][:-1]
+        del file["episode_1/observations"]
+        file["episode_1/observations"] = observations
+
+    broken = edit_file(make_dataset("corpus/cut-v0", lengths=(4, 5, 3)), cut)
+    with pytest.raises(DatasetError, match=r"episode 1: .*observation"):
+        Corpus(broken)
+
+
+def test_reading_again_and_again_holds_no_more_files_or_memory(augmented: GTAAugmentedDataset) -> None:
+    """Fault row 37."""
+    corpus, rng = Corpus(augmented), np.random.default_rng(0)
+
+    def read(batches: int) -> None:
+        for _ in range(batches):
+            corpus.transitions(rng.integers(len(corpus), size=256))
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), int(Path("/proc/self/statm").read_text().split()[1])
+
+    read(200)
+    files, pages = held()
+    read(4_000)  # a million transitions
+    files_after, pages_after = held()
+    assert files_after == files
+    assert (pages_after - pages) * os.sysconf("SC_PAGE_SIZE") < 4e6
