@@ -27,10 +27,12 @@ print(sorted({"d3rlpy", "stable_baselines3", "torchrl", "tensordict", "gym"} & s
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_missing_library_is_an_error_that_names_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = LIBRARIES[name]
     augmented: GTAAugmentedDataset = tiny(linear_dataset(f"extras/{EXTRAS[name]}-v0"))
-    for module in [module for module in sys.modules if module.startswith("gta_datasets.adapters.")]:
+    # Whatever other tests imported before.
+    for module in [name for name in sys.modules if name.startswith(("gta_datasets.adapters.", f"{library}."))]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, LIBRARIES[name], None)
+    monkeypatch.setitem(sys.modules, library, None)
     message = rf"not installed: pip install 'gta-datasets\[{EXTRAS[name]}\]'"
     with pytest.raises(MissingExtraError, match=message):
         getattr(augmented, name)()
