@@ -10,7 +10,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO, TD3
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -89,6 +89,15 @@ def test_a_copy_equals_what_adding_gives(n_envs: int) -> None:
         np.testing.assert_array_equal(array[:rows], expected, err_msg=name)
 
 
+def test_a_copy_made_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = spaces.Box(np.array([-0.3, -1.0, 0.1], np.float32), np.array([0.7, 1.0, 0.9], np.float32))
+    dataset = make_dataset("to-sb3/pieces-v0", action_space=odd, lengths=(7, 6, 8))
+    monkeypatch.setattr("gta_datasets.adapters.sb3_buffers.CHUNK", 4)
+    ours, stock = to_sb3(dataset, copy=True, device="cpu"), added_row_by_row(dataset)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        np.testing.assert_array_equal(getattr(ours, name)[:21], getattr(stock, name), err_msg=name)
+
+
 def test_a_copy_says_what_does_not_fill_a_row() -> None:
     dataset = make_dataset("to-sb3/rest-v0", lengths=(5, 3))
     env = DummyVecEnv([lambda: idle_of(dataset)] * 3)
@@ -136,6 +145,18 @@ def test_discrete_actions_are_indices() -> None:
     assert set(actions[:, 0].tolist()) == set(dataset[0].actions.tolist())
 
 
+def test_pretraining_moves_the_target_network_as_learning_does() -> None:
+    """Every 8 steps of the environment, of which there are 4 for an update."""
+    dataset = make_dataset("to-sb3/target-v0", action_space=spaces.Discrete(3), lengths=(20,))
+    rhythm = {"train_freq": 4, "target_update_interval": 8, "batch_size": 8, "buffer_size": 50}
+    model = DQN("MlpPolicy", idle_of(dataset), policy_kwargs={"net_arch": [8]}, device="cpu", **rhythm)
+    for update in range(1, 5):
+        pretrain(model, dataset, 1, progress=False)
+        pairs = zip(model.q_net.parameters(), model.q_net_target.parameters(), strict=True)
+        assert all(bool((online == target).all()) for online, target in pairs) == (update % 2 == 0)
+    assert not model._custom_logger  # learn() sets up its own
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 def test_the_share_of_real_data_is_exact(augmented: GTAAugmentedDataset, fraction: float) -> None:
     buffer = augmented.to_sb3(real_fraction=fraction, device="cpu")
@@ -169,6 +190,36 @@ def test_what_is_added_joins_the_real_data(augmented: GTAAugmentedDataset) -> No
     assert (carried.sample(50).observations == 7).any()
     buffer.reset()
     assert buffer.size() == augmented.total_steps
+
+
+def test_what_is_added_counts_as_of_average_weight(augmented: GTAAugmentedDataset) -> None:
+    weights = np.zeros(augmented.total_steps)
+    weights[:2] = 1.0, 3.0
+    buffer = augmented.to_sb3(weights=weights, device="cpu", buffer_size=10)
+    new = np.full((1, 3), 7.0, np.float32)
+    for _ in range(10):
+        buffer.add(new, new, np.zeros((1, 2), np.float32), np.ones(1), np.zeros(1), [{}])
+    of_added = 10 * weights.mean()
+    found = (buffer.sample(20_000).observations == 7).all(dim=1).float().mean()
+    assert float(found) == pytest.approx(of_added / (of_added + 4), abs=0.02)
+
+
+@pytest.mark.parametrize("room", [30, 12])
+def test_several_environments_add_dict_observations(room: int) -> None:
+    dataset = make_dataset(f"to-sb3/several-{room}-v0", observation_space=GOAL, action_space=WIDE, lengths=(4, 3))
+    env = DummyVecEnv([lambda: idle_of(dataset)] * 3)
+    model = SAC("MultiInputPolicy", env, learning_starts=0, batch_size=8, buffer_size=room, device="cpu")
+    pretrain(model, dataset, 2, progress=False)
+    model.learn(24)
+    buffer, added = model.replay_buffer, min(24, room)
+    assert (buffer.full, buffer.size()) == (room == 12, 7 + added)
+    batch, of_dataset = buffer._get_samples(np.arange(7, 7 + added)), buffer._get_samples(np.array([0, 3]))
+    for key in GOAL:
+        expected = buffer.observations[key][: added // 3].reshape(batch.observations[key].shape)
+        np.testing.assert_array_equal(batch.observations[key], expected)
+    mixed = buffer._get_samples(np.array([7, 0, 8, 3]))  # in the order asked for
+    np.testing.assert_array_equal(mixed.actions[[0, 2]], batch.actions[:2])
+    np.testing.assert_array_equal(mixed.rewards[[1, 3]], of_dataset.rewards)
 
 
 def test_normalisation_is_the_environments(augmented: GTAAugmentedDataset) -> None:
@@ -243,6 +294,12 @@ def test_models_that_cannot_learn_from_recorded_data_are_refused(augmented: GTAA
     other = Idle(LINEAR_OBSERVATION_SPACE, spaces.Discrete(2))
     with pytest.raises(ConfigError, match="the environment does not fit"):
         pretrain(DQN("MlpPolicy", other, buffer_size=10, **small), augmented, 1)
+    ours = TD3("MlpPolicy", env, buffer_size=10, batch_size=4, **small)
+    pretrain(ours, augmented, 1, progress=False)
+    with pytest.raises(ConfigError, match="already has a buffer of this dataset, which seed cannot change"):
+        pretrain(ours, augmented, 1, seed=3)
+    with pytest.raises(ConfigError, match="batch_size=0 is not allowed"):
+        pretrain(ours, augmented, 1, batch_size=0)
     used = TD3("MlpPolicy", env, buffer_size=10, **small)
     used.replay_buffer.add(*(np.zeros((1, 3)),) * 2, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
     with pytest.raises(ConfigError, match="holds 1 transitions"):
