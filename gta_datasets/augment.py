@@ -19,7 +19,7 @@ from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError
 from gta_datasets.methods import METHODS
 from gta_datasets.pipeline import Pipeline
-from gta_datasets.presets import PRESETS, TASKS
+from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
 
 __all__ = ["augment", "default_cache_dir"]
 
@@ -147,7 +147,8 @@ def _configuration(
         raise ConfigError(f"task={task!r} is not known; choose one of {_choices(TASKS)}, or None")
     config = METHODS[method]()
     # Of a preset, a method takes what it knows: a method without a network has no use for its width.
-    named = {**PRESETS[preset], **(TASKS[task] if task else {})}
+    of_method = METHOD_PRESETS.get(method, {}).get(preset, {})
+    named = {**PRESETS[preset], **of_method, **(TASKS[task] if task else {})}
     known = {name: value for name, value in named.items() if name in config.keywords()}
     return config.replace(**known).replace(**overrides)
 

@@ -1,10 +1,10 @@
-"""Named sets of settings for GTA: by machine and by kind of task."""
+"""Named sets of settings: by machine, by method and by kind of task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["PRESETS", "TASKS"]
+__all__ = ["METHOD_PRESETS", "PRESETS", "TASKS"]
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "paper": {
@@ -40,6 +40,9 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
     },
 }
 """Overrides of the defaults by preset: the paper's settings; a GPU; two CPU cores; the demo; tests."""
+
+METHOD_PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {}
+"""What a method sets otherwise than `PRESETS`, by method and preset."""
 
 TASKS: Mapping[str, Mapping[str, object]] = {
     "locomotion": {"alpha": 1.3, "mu": 0.5, "reweighting": "dense"},

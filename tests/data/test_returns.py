@@ -96,9 +96,7 @@ def test_amplifying_never_lowers_and_scales_what_is_positive(returns: np.ndarray
     positive = returns >= 0
     np.testing.assert_allclose(amplified[positive], alpha * returns[positive], rtol=1e-12)
     # What is negative moves up by as much as its mirror image does.
-    np.testing.assert_allclose(
-        amplified[~positive] - returns[~positive], (1 - alpha) * returns[~positive], rtol=1e-6, atol=1e-9
-    )
+    np.testing.assert_allclose(amplified[~positive], (2 - alpha) * returns[~positive], rtol=1e-12, atol=1e-9)
 
 
 @given(returns=npst.arrays(np.float64, 5, elements=finite))

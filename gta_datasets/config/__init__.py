@@ -1,0 +1,25 @@
+"""Configuration: one frozen dataclass per stage and per method, JSON both ways.
+
+Fields marked `affects_data=False` (through `io_field`) steer only how a result is computed or stored, never what it is;
+they stay out of `data_fields`, and so out of the cache key.
+"""
+
+from gta_datasets.config.gta import GTAConfig
+from gta_datasets.config.method import MethodConfig
+from gta_datasets.config.models import DynamicsConfig, QualificationConfig
+from gta_datasets.config.s4rl import NoiseConfig, ReadingConfig, S4RLConfig
+from gta_datasets.config.stages import DataConfig, NetworkConfig, SamplingConfig, TrainingConfig
+
+__all__ = [
+    "DataConfig",
+    "DynamicsConfig",
+    "GTAConfig",
+    "MethodConfig",
+    "NetworkConfig",
+    "NoiseConfig",
+    "QualificationConfig",
+    "ReadingConfig",
+    "S4RLConfig",
+    "SamplingConfig",
+    "TrainingConfig",
+]

@@ -1,0 +1,49 @@
+"""What every stage of a configuration does: check its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gta_datasets.errors import ConfigError
+
+__all__ = ["Stage", "io_field", "require", "require_choice"]
+
+
+def io_field(default: Any) -> Any:
+    """A field that cannot change the data."""
+    return field(default=default, metadata={"affects_data": False})
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raise ConfigError unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{name}={value!r} is not allowed; choose {allowed}")
+
+
+def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise ConfigError unless `value` is one of the choices."""
+    require(value in choices, name, value, "one of " + ", ".join(repr(choice) for choice in choices))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Checks the type of every field against its default; whole numbers serve as floats, numpy's as Python's."""
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value, wanted = getattr(self, item.name), type(item.default)
+            value = value.item() if isinstance(value, np.generic) else value
+            if wanted is float and type(value) is int:
+                value = float(value)
+            require(type(value) is wanted, item.name, value, f"a value of type {wanted.__name__}")
+            require(not isinstance(value, float) or math.isfinite(value), item.name, value, "a finite number")
+            object.__setattr__(self, item.name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Check ranges."""

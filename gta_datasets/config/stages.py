@@ -1,0 +1,131 @@
+"""The stages that generative methods share: data, network, training, sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gta_datasets.config.fields import Stage, io_field, require, require_choice
+
+__all__ = ["DataConfig", "NetworkConfig", "SamplingConfig", "TrainingConfig"]
+
+
+@dataclass(frozen=True)
+class DataConfig(Stage):
+    """Which windows exist and how often each is drawn for training."""
+
+    horizon: int = 31  # transitions per window; a window has one row more
+    discount: float = 0.99  # gamma of the return-to-go
+    terminal_penalty: float = 100.0  # subtracted from terminal rewards before returns are computed
+    short_episodes: Literal["pad", "skip"] = "pad"  # episodes of fewer than `horizon` transitions
+    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
+    reweighting: Literal["none", "dense", "sparse"] = "none"  # GTA section 4.1
+    bins: int = 50  # dense: bins of the return histogram
+    smoothing: float = 0.001  # dense: k, the share of windows below which a bin is drawn less
+    temperature: float = 5.0  # dense: tau, for returns in hundreds
+    success_weight: float = 10.0  # sparse: how much more often a successful episode is drawn
+
+    def _check(self) -> None:
+        require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
+        require(0 <= self.discount <= 1, "discount", self.discount, "a number in [0, 1]")
+        require(self.terminal_penalty >= 0, "terminal_penalty", self.terminal_penalty, "a number of at least 0")
+        require_choice("short_episodes", self.short_episodes, ("pad", "skip"))
+        require_choice("invalid", self.invalid, ("error", "drop"))
+        require_choice("reweighting", self.reweighting, ("none", "dense", "sparse"))
+        require(self.bins >= 1, "bins", self.bins, "at least 1")
+        require(self.smoothing > 0, "smoothing", self.smoothing, "a positive number")
+        require(self.temperature > 0, "temperature", self.temperature, "a positive number")
+        require(self.success_weight > 0, "success_weight", self.success_weight, "a positive number")
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Stage):
+    """The denoiser's network."""
+
+    network: Literal["temporal_mixer", "mixer_unet"] = "temporal_mixer"
+    width: int = 0  # channels of a row, or of the first resolution of mixer_unet; 0 for the network's own (256, 16)
+    depth: int = 6  # blocks (temporal_mixer only)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of matrix products, in training and in sampling
+
+    def _check(self) -> None:
+        require_choice("network", self.network, ("temporal_mixer", "mixer_unet"))
+        if self.network == "mixer_unet":
+            require(self.width in range(0, 65, 8), "width", self.width, "a multiple of 8 up to 64 (the paper: 16)")
+        require(self.width == 0 or self.width >= 8, "width", self.width, "at least 8, or 0")
+        require(self.depth >= 1, "depth", self.depth, "at least 1")
+        require_choice("precision", self.precision, ("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Stage):
+    """How the denoiser is trained."""
+
+    training_steps: int = 100_000
+    train_batch_size: int = 256  # windows per step
+    learning_rate: float = 3e-3
+    warmup_steps: int = 500
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0  # global norm
+    condition_dropout: float = 0.25  # share of windows trained without their return
+    log_sigma_mean: float = -1.2  # P_mean of EDM: mean of ln sigma
+    log_sigma_std: float = 1.2  # P_std of EDM: standard deviation of ln sigma
+    optimizer: Literal["adam", "muon"] = "muon"  # muon: for the matrices of the temporal mixer's blocks only
+    checkpoint_seconds: float = io_field(60.0)  # time between two checkpoints
+
+    def _check(self) -> None:
+        require(self.training_steps >= 1, "training_steps", self.training_steps, "at least 1")
+        require(self.train_batch_size >= 1, "train_batch_size", self.train_batch_size, "at least 1")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number in [0, 1)")
+        require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "a positive number")
+        require(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "a number in [0, 1)")
+        require(self.log_sigma_std > 0, "log_sigma_std", self.log_sigma_std, "a positive number")
+        require_choice("optimizer", self.optimizer, ("adam", "muon"))
+        require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "at least 0")
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Stage):
+    """How windows are noised and denoised again."""
+
+    mu: float = 0.5  # exploration level: share of the 128-step noise schedule that is undone
+    alpha: float = 1.3  # exploitation level: amplification of the return
+    condition: Literal["amplified", "fixed", "none"] = "amplified"  # what is asked for: fixed is the data's best return
+    source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
+    return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
+    guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
+    guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
+    sampler: Literal["dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"] = "dpm_2m_sde"
+    sampler_steps: int = 32  # noise levels from the exploration level down; stochastic_heun: of the full schedule
+    sigma_end: float = 0.02  # last noise level before 0; at most an eighth of the highest
+    eta: float = 5.0  # stochasticity of dpm_2m_sde
+    churn: float = 80.0  # S_churn of stochastic_heun
+    churn_min: float = 0.05  # S_tmin: lowest noise level at which it adds noise
+    churn_max: float = 50.0  # S_tmax: highest noise level at which it adds noise
+    churn_noise: float = 1.003  # S_noise: standard deviation of the noise it adds
+    windows_per_shard: int = 1_024
+    generate_batch_size: int = io_field(128)  # windows per network evaluation, in blocks of 32
+
+    def _check(self) -> None:
+        require(0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1]")
+        # Beyond 2 a negative return would change its sign.
+        require(1 <= self.alpha <= 2, "alpha", self.alpha, "a number in [1, 2]")
+        require(
+            self.return_limit == 0 or self.return_limit >= 1,
+            "return_limit",
+            self.return_limit,
+            "0 or a number of at least 1",
+        )
+        require_choice("condition", self.condition, ("amplified", "fixed", "none"))
+        require(0 <= self.source_quantile < 1, "source_quantile", self.source_quantile, "a number in [0, 1)")
+        require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
+        require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")
+        require_choice("sampler", self.sampler, ("dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"))
+        require(self.sampler_steps >= 2, "sampler_steps", self.sampler_steps, "at least 2")
+        require(self.sigma_end > 0, "sigma_end", self.sigma_end, "a positive noise level")
+        require(self.eta >= 0, "eta", self.eta, "a number of at least 0")
+        for name in ("churn", "churn_min", "churn_max", "churn_noise"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
+        require(self.windows_per_shard >= 1, "windows_per_shard", self.windows_per_shard, "at least 1")
+        require(self.generate_batch_size >= 1, "generate_batch_size", self.generate_batch_size, "at least 1")
