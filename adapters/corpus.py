@@ -46,7 +46,7 @@ class _Origin(NamedTuple):
     """The windows of the source that the generated trajectories come from."""
 
     source: Episodes
-    episode: NDArray[np.int64]  # (G,)
+    episode: NDArray[np.int64]  # (G,) -1 if it comes from no window
     start: NDArray[np.int64]  # (G,)
     augmenter: Augmenter
 
@@ -94,12 +94,13 @@ class Corpus:
         """The episodes of the dataset on `storage`, which may have been filtered."""
         pipeline = storage.pipeline
         combined, indices = pipeline.combined, np.asarray(self.dataset.episode_indices)
-        chosen = pipeline.dataset.episode_indices[indices[indices < storage.num_source]]
-        real = np.flatnonzero(np.isin(pipeline.source.episode_ids, chosen))
+        chosen = pipeline.dataset.episode_indices[indices[indices < storage.num_source]].tolist()
+        place = {int(number): place for place, number in enumerate(pipeline.source.episode_ids)}
+        real = np.array([place[number] for number in chosen if number in place], np.int64)  # invalid ones are left out
         generated = indices[indices >= storage.num_source] - storage.num_source
         self.num_real_episodes = len(real)
         kept = np.concatenate([real, combined.num_source + generated])
-        complete = len(kept) == combined.episodes.num_episodes
+        complete = np.array_equal(kept, np.arange(combined.episodes.num_episodes))
         self.episodes = combined.episodes if complete else combined.episodes.select(kept)
         self._origin = _Origin(
             pipeline.source.episodes,
@@ -135,14 +136,15 @@ class Corpus:
         """Step of the environment's episode at which every episode begins, (E,): not 0 for most generated ones."""
         steps = np.zeros(self.episodes.num_episodes, np.int64)
         if self._origin is not None:
-            steps[self.num_real_episodes :] = self._origin.start
+            steps[self.num_real_episodes :] = np.where(self._origin.episode >= 0, self._origin.start, 0)
         return steps
 
     def start_returns(self, kind: ReturnToGo) -> NDArray[np.float64]:
         """Undiscounted return-to-go at the first step of every episode, (E,).
 
-        That of a recorded episode is the sum of its rewards. A generated trajectory starts at its source window's (GTA,
-        appendix E.4), amplified as when the trajectory was generated, or as it is.
+        That of a recorded episode, and of a generated trajectory without a source window, is the sum of its rewards.
+        Any other generated trajectory starts at its source window's (GTA, appendix E.4), amplified as when the
+        trajectory was generated, or as it is.
 
         Raises:
             ConfigError: `kind` is not known.
@@ -151,11 +153,12 @@ class Corpus:
         returns = self.episode_returns.copy()
         if self._origin is not None:
             source, episode, start, augmenter = self._origin
+            placed = np.flatnonzero(episode >= 0)
             every = returns_to_go(source, discount=1.0)
-            of_window = every[source.offsets[episode] + start]
+            of_window = every[source.offsets[episode[placed]] + start[placed]]
             if kind == "amplified":
                 of_window = augmenter.asked_returns(of_window, best=float(every.max()))
-            returns[self.num_real_episodes :] = of_window
+            returns[self.num_real_episodes + placed] = of_window
         return returns
 
     def returns_to_go(self, kind: ReturnToGo) -> NDArray[np.float32]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 from collections.abc import Callable
 from functools import cached_property, partial
+from multiprocessing.context import get_spawning_popen
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from gta_datasets.errors import ConfigError
 
 __all__ = ["Fraction", "Mixture", "linear_schedule"]
+
+_REAL, _GENERATED = range(2)
 
 Fraction = float | Callable[[int], float]
 """Share of real data in a batch, in [0, 1]: a number, or a function of how many batches were drawn before."""
@@ -27,7 +32,7 @@ def linear_schedule(start: float, end: float, num_batches: int) -> Callable[[int
     """
     _check_share(start)
     _check_share(end)
-    if num_batches < 1:
+    if not num_batches >= 1:
         raise ConfigError(f"num_batches={num_batches} is not allowed; choose at least 1")
     return partial(_interpolate, start, end, num_batches)  # can be pickled, so that buffers can
 
@@ -43,7 +48,8 @@ class Mixture:
     in rounding down and up, so that the share holds for every batch within one transition and in total exactly (the
     fixed ratio of real to synthetic data per batch of DiffStitch, arXiv 2402.02439).
 
-    A process forked from the one that made it draws from a stream of its own.
+    A process forked from the one that made it, or started by `multiprocessing` with a copy of it, draws from a stream
+    of its own. One that was saved and is loaded again goes on where it was.
 
     Args:
         num_real: real transitions, numbered from 0.
@@ -55,7 +61,7 @@ class Mixture:
 
     Raises:
         ConfigError: a share that is not in [0, 1] or asks for data that do not exist, or weights of another size,
-            negative, not finite, or without any sum.
+            negative, not finite, or without any sum, or a seed that is no whole number of at least 0.
     """
 
     def __init__(
@@ -67,12 +73,23 @@ class Mixture:
         weights: ArrayLike | None = None,
         seed: int = 0,
     ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise ConfigError(f"seed={seed!r} is not allowed; choose a whole number of at least 0")
         self.num_real, self.num_generated, self.real_fraction = num_real, num_generated, real_fraction
         self._seed, self._owner, self._batches, self._owed = seed, os.getpid(), 0, 0.0
         self._generator = np.random.default_rng(seed)
         self._cumulative = None if weights is None else self._accumulate(weights)
         if real_fraction is not None:
-            self._share()
+            self._share(*self._masses[:2])
+
+    def __getstate__(self) -> tuple[dict[str, Any], bool]:
+        return self.__dict__, get_spawning_popen() is not None
+
+    def __setstate__(self, state: tuple[dict[str, Any], bool]) -> None:
+        attributes, is_spawning = state
+        self.__dict__.update(attributes)
+        if not is_spawning and multiprocessing.parent_process() is None:
+            self._owner = os.getpid()
 
     def draw(self, size: int, online: int = 0) -> NDArray[np.int64]:
         """Transition numbers of the next batch, (size,).
@@ -92,7 +109,7 @@ class Mixture:
         real = self._num_real_of(size, of_real + of_online, of_generated)
         self._batches += 1
         new = int(self._generator.binomial(real, of_online / (of_real + of_online))) if online and real else 0
-        parts = [self._draw_between(0, self.num_real, real - new), self._draw_between(self.num_real, end, size - real)]
+        parts = [self._draw_of(_REAL, real - new), self._draw_of(_GENERATED, size - real)]
         if new:
             parts.append(self._generator.integers(end, end + online, new))
         return np.concatenate(parts)
@@ -101,7 +118,7 @@ class Mixture:
         """How many transitions of the next batch are real, if all real and all generated ones weigh that much."""
         if self.real_fraction is None:
             return int(self._generator.binomial(size, of_real / (of_real + of_generated)))
-        self._owed += self._share() * size
+        self._owed += self._share(of_real, of_generated) * size
         # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
         real = min(math.floor(self._owed + 1e-6), size)
         self._owed -= real
@@ -112,42 +129,49 @@ class Mixture:
         """Weight of all real transitions, of all generated ones, and of an average one."""
         if self._cumulative is None:
             return self.num_real, self.num_generated, 1.0
-        of_real, total = float(self._cumulative[self.num_real]), float(self._cumulative[-1])
-        return of_real, total - of_real, total / (self.num_real + self.num_generated)
+        of_real, of_generated = (float(cumulative[-1]) for cumulative in self._cumulative)
+        return of_real, of_generated, (of_real + of_generated) / (self.num_real + self.num_generated)
 
-    def _draw_between(self, start: int, stop: int, size: int) -> NDArray[np.int64]:
+    def _draw_of(self, kind: int, size: int) -> NDArray[np.int64]:
+        start, count = (0, self.num_real) if kind == _REAL else (self.num_real, self.num_generated)
         if self._cumulative is None or size == 0:
-            return self._generator.integers(start, stop, size) if size else np.zeros(0, np.int64)
-        low, high = self._cumulative[start], self._cumulative[stop]
-        drawn = np.searchsorted(self._cumulative, low + self._generator.random(size) * (high - low), side="right") - 1
-        inside: NDArray[np.int64] = np.clip(drawn, start, stop - 1)
+            return self._generator.integers(start, start + count, size) if size else np.zeros(0, np.int64)
+        cumulative = self._cumulative[kind]
+        drawn = np.searchsorted(cumulative, self._generator.random(size) * cumulative[-1], side="right") - 1
+        inside: NDArray[np.int64] = start + np.minimum(drawn, count - 1)
         return inside
 
-    def _share(self) -> float:
+    def _share(self, of_real: float, of_generated: float) -> float:
+        """The share for the next batch, where all real and all generated transitions weigh that much."""
         share = self.real_fraction(self._batches) if callable(self.real_fraction) else self.real_fraction
         share = _check_share(share)
-        for needed, kind, count, low, high in (
-            (share, "real", self.num_real, 0, self.num_real),
-            (1 - share, "generated", self.num_generated, self.num_real, self.num_real + self.num_generated),
+        for needed, kind, count, mass in (
+            (share, "real", self.num_real, of_real),
+            (1 - share, "generated", self.num_generated, of_generated),
         ):
-            empty = count == 0 or (self._cumulative is not None and self._cumulative[high] == self._cumulative[low])
-            if needed > 0 and empty:
+            if needed > 0 and mass == 0:
                 raise ConfigError(
                     f"real_fraction={share} needs {kind} data, and the dataset has none"
                     f"{' of positive weight' if count else ''}; leave real_fraction out"
                 )
         return share
 
-    def _accumulate(self, weights: ArrayLike) -> NDArray[np.float64]:
+    def _accumulate(self, weights: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Running sums of the weights of the real transitions and of the generated ones, from 0.
+
+        They are apart because next to the sum of one kind the weights of the other may be lost.
+        """
         array = np.asarray(weights, np.float64)
         size = self.num_real + self.num_generated
         if array.shape != (size,):
             raise ConfigError(
                 f"weights have shape {array.shape}; give one per transition, {(size,)}, the real ones first"
             )
-        if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
+        if not np.isfinite(array).all() or (array < 0).any() or not array.any():
             raise ConfigError("weights must be finite and at least 0, and one of them positive")
-        return np.concatenate([[0.0], np.cumsum(array)])
+        array = array / array.max()  # sums stay finite
+        real, generated = array[: self.num_real], array[self.num_real :]
+        return np.append(0.0, np.cumsum(real)), np.append(0.0, np.cumsum(generated))
 
     def _leave_parent(self) -> None:
         if os.getpid() != self._owner:

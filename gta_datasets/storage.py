@@ -77,6 +77,7 @@ class AugmentedStorage(MinariStorage):
     def get_episode_metadata(self, episode_indices: Iterable[int]) -> Iterable[dict[str, Any]]:
         """Steps of every episode; a generated one also says which window of the source it was made from."""
         for index in map(int, episode_indices):
+            self._check_number(index)
             if index < self.num_source:
                 dataset = self.pipeline.dataset
                 (found,) = dataset.storage.get_episode_metadata([dataset.episode_indices[index]])
@@ -95,12 +96,15 @@ class AugmentedStorage(MinariStorage):
         return (self._episode(int(index)) for index in episode_indices)
 
     def _episode(self, index: int) -> dict[str, Any]:
-        total = self.total_episodes
-        if not 0 <= index < total:
-            raise IndexError(f"episode {index} does not exist; the dataset has episodes 0 to {total - 1}")
+        self._check_number(index)
         if index < self.num_source:
             dataset = self.pipeline.dataset
             (found,) = dataset.storage.get_episodes([dataset.episode_indices[index]])
             # Minari gives None for episodes written without infos, and then cannot even print them.
             return {**found, "id": index, "infos": found["infos"] or {}}
         return {**self.pipeline.trajectory(index - self.num_source), "id": index}
+
+    def _check_number(self, index: int) -> None:
+        total = self.total_episodes
+        if not 0 <= index < total:
+            raise IndexError(f"episode {index} does not exist; the dataset has episodes 0 to {total - 1}")

@@ -116,6 +116,11 @@ class EpisodeTable:
 
     def locate(self, numbers: NDArray[np.integer[Any]]) -> Places:
         """The transitions of the given numbers, (B,). Raises IndexError if there is no such transition."""
+        # What follows must not be computed from other numbers: it would be read from memory that is not the arrays'.
+        if numbers.ndim != 1:
+            raise IndexError(f"transition numbers have shape {numbers.shape}; one axis is needed")
+        if numbers.size and numbers.min() < 0:
+            raise IndexError(f"there is no transition {numbers.min()}; there are {self.num_transitions}")
         episode = self._episode_of[numbers]
         entry = self._directory.take(episode, axis=0)
         step = numbers - entry[:, _OFFSET]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -61,6 +62,45 @@ def test_a_filtered_dataset_keeps_what_is_real_and_what_is_not(augmented: GTAAug
     assert corpus.first_timestep.tolist() == [0, 0, origin["source_start"]]
 
 
+@pytest.mark.parametrize("indices", [[8, 1, 5, 0, 7, 3, 6, 2, 4], [2, 0], [2, 2, 6, 6, 5]])
+def test_chosen_episodes_keep_the_order_they_were_given(augmented: GTAAugmentedDataset, indices: list[int]) -> None:
+    """As of `minari.MinariDataset(storage, indices)`, or after assigning to `episode_indices`."""
+    assert augmented.total_episodes == 9
+    chosen = minari.MinariDataset(augmented.storage, np.array(indices))
+    corpus = Corpus(chosen)
+    order = sorted(indices, key=lambda number: number >= 3)  # stable: the real ones first
+    np.testing.assert_array_equal(corpus.rewards, np.concatenate([augmented[number].rewards for number in order]))
+    provenance = augmented.storage.pipeline.provenance
+    starts = [0 if number < 3 else provenance(number - 3)["source_start"] for number in order]
+    assert corpus.first_timestep.tolist() == starts
+    whole = Corpus(augmented)
+    np.testing.assert_array_equal(corpus.start_returns("source"), whole.start_returns("source")[order])
+
+
+def test_chosen_episodes_of_a_shuffled_source_are_its_own() -> None:
+    shuffled = minari.MinariDataset(linear_dataset("corpus/shuffled-v0", lengths=(20, 4, 15)).storage, np.array([2, 0]))
+    augmented = tiny(shuffled)
+    chosen = augmented.filter_episodes(lambda episode: episode.id in (1, 3))
+    np.testing.assert_array_equal(Corpus(chosen).rewards, rewards_of(chosen))
+
+
+@pytest.mark.parametrize("number", [-1, -35])
+def test_a_negative_number_is_no_transition(augmented: GTAAugmentedDataset, number: int) -> None:
+    """It would be read from memory outside of the arrays."""
+    corpus = Corpus(augmented)
+    for read in (corpus.transitions, lambda numbers: corpus.subsequences(numbers, 3)):
+        with pytest.raises(IndexError, match=f"no transition {number}; there are {len(corpus)}"):
+            read(np.array([3, number]))
+    with pytest.raises(IndexError, match=r"shape \(2, 6\); one axis"):
+        corpus.transitions(np.zeros((2, 6), np.int64))
+
+
+@pytest.mark.parametrize("index", [-1, 9])
+def test_an_episode_that_does_not_exist_has_no_metadata(augmented: GTAAugmentedDataset, index: int) -> None:
+    with pytest.raises(IndexError, match=f"episode {index} does not exist; the dataset has episodes 0 to 8"):
+        list(augmented.storage.get_episode_metadata([index]))
+
+
 def test_nothing_is_copied(augmented: GTAAugmentedDataset) -> None:
     first, second = Corpus(augmented), Corpus(augmented)
     assert first.episodes is second.episodes
@@ -100,6 +140,25 @@ def test_returns_to_go_of_real_episodes_are_the_rewards_to_come(augmented: GTAAu
     found = corpus.returns_to_go(kind)[: corpus.num_real]
     expected = [e.rewards[t:].sum(dtype=np.float64) for e in augmented.source for t in range(len(e.rewards))]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["amplified", "source"])
+def test_a_trajectory_without_a_source_window_has_its_own_returns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    augmented = tiny(linear_dataset(f"corpus/windowless-{kind}-v0", lengths=(20, 4, 15), terminated=(1,)))
+    before, pipeline = Corpus(augmented), augmented.storage.pipeline
+    combined = pipeline.combined
+    without = np.arange(len(combined.source_episode)) % 2 == 1
+    changed = dataclasses.replace(combined, source_episode=np.where(without, -1, combined.source_episode))
+    monkeypatch.setitem(pipeline.__dict__, "combined", changed)
+    corpus, own = Corpus(augmented), np.concatenate([np.ones(before.num_real_episodes, bool), without])
+    expected = np.where(own, before.episode_returns, before.start_returns(kind))
+    np.testing.assert_array_equal(corpus.start_returns(kind), expected)
+    np.testing.assert_array_equal(corpus.first_timestep, np.where(own, 0, before.first_timestep))
+    last = corpus.episodes.offsets[1:][own] - 1
+    np.testing.assert_allclose(corpus.returns_to_go(kind)[last], corpus.rewards[last], atol=1e-5)
+    changed = dataclasses.replace(combined, source_episode=np.full(len(without), -1))
+    monkeypatch.setitem(pipeline.__dict__, "combined", changed)
+    np.testing.assert_array_equal(Corpus(augmented).start_returns(kind), before.episode_returns)
 
 
 def test_subsequences_end_with_their_transition(augmented: GTAAugmentedDataset) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from gta_datasets.adapters.mixing import Mixture, linear_schedule
 from gta_datasets.errors import ConfigError
+from tests.smoke import run_script
 
 
 def shares(mixture: Mixture, size: int, batches: int) -> list[int]:
@@ -89,6 +92,44 @@ def test_forked_processes_draw_from_streams_of_their_own() -> None:
     assert len({tuple(numbers) for numbers in drawn}) == 3
 
 
+def test_one_that_is_loaded_in_another_run_goes_on(tmp_path: Path) -> None:
+    mixture = Mixture(500, 500, real_fraction=0.3)
+    mixture.draw(5)
+    (tmp_path / "mixture").write_bytes(pickle.dumps(mixture))
+    script = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).draw(30).tolist())"
+    assert run_script(script, tmp_path / "mixture").strip() == str(mixture.draw(30).tolist())
+
+
+def test_copies_sent_to_spawned_processes_draw_from_streams_of_their_own() -> None:
+    context = multiprocessing.get_context("spawn")
+    mixture, queue = Mixture(500, 500), context.Queue()
+    children = [context.Process(target=_draw_in_child, args=(mixture, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    drawn = [queue.get(timeout=60) for _ in children] + [mixture.draw(30).tolist()]
+    for child in children:
+        child.join(timeout=60)
+    assert len({tuple(numbers) for numbers in drawn}) == 3
+
+
+@pytest.mark.parametrize("weights", [[1e16, 1e16, 1, 3], [1, 3, 1e18, 1e18], [1e308, 1e308, 1e308, 1e308]])
+def test_weights_of_one_kind_do_not_lose_those_of_the_other(weights: list[float]) -> None:
+    mixture = Mixture(2, 2, weights=weights, real_fraction=0.5)
+    found = np.bincount(np.concatenate([mixture.draw(400) for _ in range(20)]), minlength=4) / 4000
+    given = np.array(weights) / max(weights)
+    np.testing.assert_allclose(found[:2], given[:2] / given[:2].sum(), atol=0.03)
+    np.testing.assert_allclose(found[2:], given[2:] / given[2:].sum(), atol=0.03)
+
+
+def test_what_is_added_online_is_real_where_nothing_else_is() -> None:
+    mixture = Mixture(0, 5, real_fraction=linear_schedule(0.0, 0.5, 1))
+    assert (mixture.draw(8) < 5).all()
+    drawn = mixture.draw(8, online=3)
+    assert ((drawn >= 5) & (drawn < 8)).sum() == 4
+    with pytest.raises(ConfigError, match="needs real data"):
+        mixture.draw(8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,6 +137,8 @@ def test_forked_processes_draw_from_streams_of_their_own() -> None:
         ({"real_fraction": "half"}, "real_fraction='half' is not allowed"),
         ({"real_fraction": float("nan")}, "real_fraction=nan is not allowed"),
         ({"real_fraction": True}, "real_fraction=True is not allowed"),
+        ({"seed": -1}, "seed=-1 is not allowed; choose a whole number of at least 0"),
+        ({"seed": None}, "seed=None is not allowed"),
         ({"weights": np.ones(3)}, r"weights have shape \(3,\); give one per transition, \(5,\)"),
         ({"weights": [1, 1, -1, 1, 1]}, "at least 0"),
         ({"weights": [1, 1, np.nan, 1, 1]}, "finite"),
@@ -116,7 +159,7 @@ def test_a_share_of_what_does_not_exist_is_refused() -> None:
     assert shares(Mixture(5, 0, real_fraction=1.0), 4, 1) == [4]
 
 
-@pytest.mark.parametrize("arguments", [(-0.1, 1, 5), (0, 2, 5), (0, 1, 0)])
+@pytest.mark.parametrize("arguments", [(-0.1, 1, 5), (0, 2, 5), (0, 1, 0), (0, 1, float("nan"))])
 def test_a_schedule_needs_shares_and_batches(arguments: tuple[float, float, int]) -> None:
     with pytest.raises(ConfigError):
         linear_schedule(*arguments)
