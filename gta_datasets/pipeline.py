@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,10 +20,9 @@ from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.data.table import EpisodeTable
-from gta_datasets.errors import ConfigError
 from gta_datasets.methods import build_augmenter
-from gta_datasets.methods.base import Augmenter, Fittable, Shard
-from gta_datasets.methods.qualified import Qualified
+from gta_datasets.methods.base import Augmenter, Consulted, Fittable, Shard
+from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.store import ShardStore, content_key
 
@@ -105,8 +103,6 @@ class Pipeline:
     def augmenter(self) -> Augmenter:
         """The method bound to the source; a warning names the episodes that nothing is generated from."""
         augmenter = build_augmenter(self.source, self.config, seed=self.seed, device=torch.device(self.device))
-        if self.dynamics is not None:
-            augmenter = Qualified(augmenter, self.dynamics, self.config.qualification)
         skipped = self._skipped(augmenter)
         if skipped:
             some = "; ".join(skipped[:WARNED_EPISODES])
@@ -150,39 +146,31 @@ class Pipeline:
 
     @cached_property
     def shard_store(self) -> ShardStore:
-        """Where the shards lie; trains the model if there is none."""
+        """Where the shards lie; trains what is not trained yet."""
         weights = self._fit(self.model_store, self.augmenter)
+        models: dict[str, Any] = {}
+        for name, model in self.augmenter.models.items():
+            store = self._store_of(model)
+            models[name] = [store.key, self._fit(store, model)]
         key = content_key(
             {
                 "model": self.model_store.key,
                 "weights": weights,
+                "models": models,
                 "sampling": self.augmenter.sampling_identity,
-                "qualification": self._qualification_identity(),
             }
         )
         return ShardStore(self.cache_root, key)
 
-    def _qualification_identity(self) -> dict[str, Any] | None:
-        """All that decides which trajectories are kept; trains the model of the dynamics if there is none."""
-        if self.dynamics is None:
-            return None
-        weights = self._fit(self.dynamics_store, self.dynamics)
-        settings = dataclasses.asdict(self.config.qualification)
-        return {"model": self.dynamics_store.key, "weights": weights, **settings}
+    def _store_of(self, model: Consulted) -> ShardStore:
+        """Where the weights of a model of the source lie; all methods share them."""
+        return ShardStore(self.cache_root, content_key(model.identity))
 
-    @cached_property
-    def dynamics(self) -> DynamicsModel | None:
-        """The model that generated trajectories have to agree with, if there is one."""
-        if self.config.qualification.qualify == 0:
-            return None
-        return DynamicsModel(self.source, self.config.dynamics, seed=self.seed, device=torch.device(self.device))
-
-    @cached_property
-    def dynamics_store(self) -> ShardStore:
-        """Where the weights of the model of the dynamics lie; all methods on a dataset share them."""
-        if self.dynamics is None:
-            raise ConfigError("qualify=0 needs no model of the dynamics, so there is none")
-        return ShardStore(self.cache_root, content_key(self.dynamics.identity))
+    def fitted_dynamics(self) -> DynamicsModel:
+        """A learned forward model of the source; trained if there is none."""
+        model = DynamicsModel(self.source, self.config.dynamics, seed=self.seed, device=torch.device(self.device))
+        self._fit(self._store_of(model), model)
+        return model
 
     @property
     def description(self) -> dict[str, Any]:
@@ -199,8 +187,10 @@ class Pipeline:
 
     @property
     def is_fitted(self) -> bool:
-        judged = self.dynamics is None or self._holds(self.dynamics_store, self.dynamics)
-        return judged and self._holds(self.model_store, self.augmenter)
+        models = self.augmenter.models.values()
+        return self._holds(self.model_store, self.augmenter) and all(
+            self._holds(self._store_of(model), model) for model in models
+        )
 
     @property
     def is_complete(self) -> bool:
@@ -212,11 +202,18 @@ class Pipeline:
     @property
     def acceptance_rate(self) -> float | None:
         """Share of the drawn trajectories that were kept, in the shards that are there; None without any."""
-        if self.dynamics is None or not self.is_fitted:
+        if self.config.qualification.qualify == 0 or not self.is_fitted:
             return None
         shards = [shard for shard in self.shard_store.get_many(self.shard_store.indices()) if shard is not None]
         drawn = sum(int(shard["attempts"].sum()) for shard in shards)
         return sum(len(shard["attempts"]) for shard in shards) / drawn if drawn else None
+
+    @property
+    def levels(self) -> dict[str, Any] | None:
+        """What `alpha="auto"` and `mu="auto"` came to, and why; None where neither was asked for."""
+        self.shard_store  # noqa: B018 - opening it searches
+        search = self.augmenter.models.get("levels")
+        return search.found if isinstance(search, LevelSearch) else None
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
@@ -275,11 +272,12 @@ class Pipeline:
         }
 
     def provenance(self, number: int) -> dict[str, float]:
-        """Where a generated trajectory comes from and what was asked of it."""
+        """Where a generated trajectory comes from (-1 where it was made from none) and what was asked of it."""
         shard, place = self.plan.locate(number)
         arrays = self.shard(shard)
+        episode = int(arrays["source_episode"][place])
         return {
-            "source_episode": int(self.source.episode_ids[arrays["source_episode"][place]]),
+            "source_episode": -1 if episode < 0 else int(self.source.episode_ids[episode]),
             "source_start": int(arrays["source_start"][place]),
             "source_return": float(arrays["source_return"][place]),
             "asked_return": float(arrays["asked_return"][place]),

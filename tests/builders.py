@@ -16,6 +16,8 @@ from gymnasium import Space, spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.reading import Source
+from gta_datasets.data.spaces import SpaceCodec
 
 __all__ = [
     "LINEAR_ACTION_SPACE",
@@ -25,6 +27,7 @@ __all__ = [
     "linear_dataset",
     "linear_episodes",
     "linear_reward",
+    "linear_source",
     "linear_step",
     "make_dataset",
     "stack",
@@ -143,6 +146,13 @@ def linear_episodes(lengths: Iterable[int] = (20,) * 8, *, terminated: Iterable[
         truncations=np.concatenate(truncations),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     )
+
+
+def linear_source(episodes: Episodes) -> Source:
+    """Episodes in memory as if they had been read; their observations may have any number of columns."""
+    box = spaces.Box(-np.inf, np.inf, (episodes.observations.shape[1],), episodes.observations.dtype.type)
+    codecs = SpaceCodec.of(box), SpaceCodec.of(LINEAR_ACTION_SPACE, name="action")
+    return Source(episodes, *codecs, np.arange(episodes.num_episodes), ())
 
 
 def linear_dataset(

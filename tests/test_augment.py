@@ -109,8 +109,8 @@ def test_a_configuration_may_be_given_as_the_method(dataset: minari.MinariDatase
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"horizont": 5}, "unknown keyword 'horizont'; known: alpha, bins, "),
-        ({"method": "synther"}, "method='synther' is not known; choose 'gta'"),
+        ({"horizont": 5}, "unknown keyword 'horizont'; known: alpha, auto_error, "),
+        ({"method": "s4rll"}, "method='s4rll' is not known; choose 'gta', 's4rl', 'synther', 'diffstitch' or"),
         ({"preset": "huge"}, "preset='huge' is not known; choose one of 'auto', 'paper', "),
         ({"task": "atari"}, "task='atari' is not known; choose one of 'locomotion', "),
         ({"device": "tpu?"}, "device='tpu?' is not a torch device; choose 'auto', 'cpu' or 'cuda'"),

@@ -14,6 +14,7 @@ from gta_datasets.config import (
     NetworkConfig,
     QualificationConfig,
     SamplingConfig,
+    SearchConfig,
     TrainingConfig,
 )
 from gta_datasets.errors import ConfigError, GTADatasetsError
@@ -21,6 +22,7 @@ from gta_datasets.presets import PRESETS, TASKS
 
 STAGES = {
     "qualification": QualificationConfig,
+    "search": SearchConfig,
     "dynamics": DynamicsConfig,
     "data": DataConfig,
     "network": NetworkConfig,
@@ -51,6 +53,7 @@ def another_value(name: str, value: object) -> object:
         "precision": "float32",
         "sampler": "heun",
         "condition": "fixed",
+        "relabel": True,
         "source_quantile": 0.5,
         "width": 64,
         "alpha": 1.6,
@@ -60,7 +63,7 @@ def another_value(name: str, value: object) -> object:
     if isinstance(value, int):
         return value + 1
     assert isinstance(value, float)
-    shares = {"discount", "condition_dropout", "ema_decay", "mu"}
+    shares = {"discount", "condition_dropout", "ema_decay", "mu", "auto_share"}
     return value / 2 if name in shares else value + 1.0
 
 
@@ -118,6 +121,21 @@ def test_data_fields_change_with_every_field_that_affects_data(name: str) -> Non
     flat = {field: value for stage in GTAConfig().to_dict().values() for field, value in stage.items()}
     changed = GTAConfig().replace(**{name: another_value(name, flat[name])})
     assert (changed.data_fields() == GTAConfig().data_fields()) == (name in IO_FIELDS)
+
+
+@pytest.mark.parametrize("name", ["alpha", "mu"])
+def test_levels_may_be_left_to_the_data(name: str) -> None:
+    config = GTAConfig().replace(**{name: "auto"})
+    assert config.to_dict()["sampling"][name] == "auto"
+    assert GTAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    wanted = {"alpha": "amplification", "mu": "exploration"}[name]
+    assert getattr(GTAConfig().sampling, wanted) == getattr(GTAConfig().sampling, name)
+    with pytest.raises(ConfigError, match=f"{name} is found when the model has been trained"):
+        getattr(config.sampling, wanted)
+    with pytest.raises(ConfigError, match=f"{name}='automatic' is not allowed"):
+        GTAConfig().replace(**{name: "automatic"})
+    with pytest.raises(ConfigError, match="guidance='auto' is not allowed"):
+        GTAConfig().replace(guidance="auto")
 
 
 def test_unknown_keywords_are_named_with_the_known_ones() -> None:

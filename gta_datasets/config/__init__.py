@@ -4,14 +4,17 @@ Fields marked `affects_data=False` (through `io_field`) steer only how a result 
 they stay out of `data_fields`, and so out of the cache key.
 """
 
-from gta_datasets.config.gta import GTAConfig
+from gta_datasets.config.diffstitch import DiffStitchConfig, StateConfig, StitchingConfig
+from gta_datasets.config.gta import GTAConfig, SearchConfig
 from gta_datasets.config.method import MethodConfig
 from gta_datasets.config.models import DynamicsConfig, QualificationConfig
 from gta_datasets.config.s4rl import NoiseConfig, ReadingConfig, S4RLConfig
-from gta_datasets.config.stages import DataConfig, NetworkConfig, SamplingConfig, TrainingConfig
+from gta_datasets.config.stages import DataConfig, NetworkConfig, SamplingConfig, SolverConfig, TrainingConfig
+from gta_datasets.config.synther import SynthERConfig, TransitionNetworkConfig, TransitionSamplingConfig
 
 __all__ = [
     "DataConfig",
+    "DiffStitchConfig",
     "DynamicsConfig",
     "GTAConfig",
     "MethodConfig",
@@ -21,5 +24,12 @@ __all__ = [
     "ReadingConfig",
     "S4RLConfig",
     "SamplingConfig",
+    "SearchConfig",
+    "SolverConfig",
+    "StateConfig",
+    "StitchingConfig",
+    "SynthERConfig",
     "TrainingConfig",
+    "TransitionNetworkConfig",
+    "TransitionSamplingConfig",
 ]

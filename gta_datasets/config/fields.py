@@ -11,12 +11,20 @@ import numpy as np
 
 from gta_datasets.errors import ConfigError
 
-__all__ = ["Stage", "io_field", "require", "require_choice"]
+__all__ = ["AUTO", "Stage", "auto_field", "io_field", "require", "require_choice"]
+
+AUTO = "auto"
+"""The value of a field that is found from the data."""
 
 
 def io_field(default: Any) -> Any:
     """A field that cannot change the data."""
     return field(default=default, metadata={"affects_data": False})
+
+
+def auto_field(default: Any) -> Any:
+    """A field that may be found from the data, with the value "auto"."""
+    return field(default=default, metadata={"auto": True})
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -37,6 +45,8 @@ class Stage:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value, wanted = getattr(self, item.name), type(item.default)
+            if item.metadata.get("auto", False) and value == AUTO:
+                continue
             value = value.item() if isinstance(value, np.generic) else value
             if wanted is float and type(value) is int:
                 value = float(value)
@@ -47,3 +57,11 @@ class Stage:
 
     def _check(self) -> None:
         """Check ranges."""
+
+    def data_fields(self) -> dict[str, Any]:
+        """The fields that affect what is generated."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.metadata.get("affects_data", True)
+        }

@@ -76,11 +76,4 @@ class MethodConfig(ABC):
     def data_fields(self, *stages: str) -> dict[str, dict[str, Any]]:
         """The fields that affect what is generated, of some stages (default: all), JSON-compatible."""
         chosen = stages or tuple(f.name for f in dataclasses.fields(self))
-        return {
-            stage: {
-                f.name: getattr(getattr(self, stage), f.name)
-                for f in dataclasses.fields(getattr(self, stage))
-                if f.metadata.get("affects_data", True)
-            }
-            for stage in chosen
-        }
+        return {stage: getattr(self, stage).data_fields() for stage in chosen}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gta_datasets.config.fields import Stage, io_field, require, require_choice
+from gta_datasets.config.fields import Stage, auto_field, io_field, require, require_choice
+from gta_datasets.errors import ConfigError
 
-__all__ = ["DataConfig", "NetworkConfig", "SamplingConfig", "TrainingConfig"]
+__all__ = ["DataConfig", "NetworkConfig", "SamplingConfig", "SolverConfig", "TrainingConfig"]
 
 
 @dataclass(frozen=True)
@@ -86,46 +87,75 @@ class TrainingConfig(Stage):
 
 
 @dataclass(frozen=True)
-class SamplingConfig(Stage):
-    """How windows are noised and denoised again."""
+class SolverConfig(Stage):
+    """How noise is taken away."""
 
-    mu: float = 0.5  # exploration level: share of the 128-step noise schedule that is undone
-    alpha: float = 1.3  # exploitation level: amplification of the return
-    condition: Literal["amplified", "fixed", "none"] = "amplified"  # what is asked for: fixed is the data's best return
-    source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
-    return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
-    guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
-    guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
     sampler: Literal["dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"] = "dpm_2m_sde"
-    sampler_steps: int = 32  # noise levels from the exploration level down; stochastic_heun: of the full schedule
+    sampler_steps: int = 32  # noise levels from the start down; stochastic_heun: of the full schedule
     sigma_end: float = 0.02  # last noise level before 0; at most an eighth of the highest
     eta: float = 5.0  # stochasticity of dpm_2m_sde
     churn: float = 80.0  # S_churn of stochastic_heun
     churn_min: float = 0.05  # S_tmin: lowest noise level at which it adds noise
     churn_max: float = 50.0  # S_tmax: highest noise level at which it adds noise
     churn_noise: float = 1.003  # S_noise: standard deviation of the noise it adds
+
+    def _check(self) -> None:
+        require_choice("sampler", self.sampler, ("dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"))
+        require(self.sampler_steps >= 2, "sampler_steps", self.sampler_steps, "at least 2")
+        require(self.sigma_end > 0, "sigma_end", self.sigma_end, "a positive noise level")
+        for name in ("eta", "churn", "churn_min", "churn_max", "churn_noise"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
+
+
+@dataclass(frozen=True)
+class SamplingConfig(SolverConfig):
+    """How windows are noised and denoised again."""
+
+    # Exploration level: share of the 128-step noise schedule that is undone.
+    mu: float | Literal["auto"] = auto_field(0.5)
+    # Exploitation level: amplification of the return.
+    alpha: float | Literal["auto"] = auto_field(1.3)
+    # What is asked for: the amplified return, the data's best one, nothing, or the window's rewards, each amplified.
+    condition: Literal["amplified", "fixed", "none", "rewards"] = "amplified"
+    relabel: bool = False  # rewards from a learned model of them instead of from the generator
+    source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
+    return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
+    guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
+    guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
     windows_per_shard: int = 1_024
     generate_batch_size: int = io_field(128)  # windows per network evaluation, in blocks of 32
 
     def _check(self) -> None:
-        require(0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1]")
+        super()._check()
+        require(isinstance(self.mu, str) or 0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1] or 'auto'")
         # Beyond 2 a negative return would change its sign.
-        require(1 <= self.alpha <= 2, "alpha", self.alpha, "a number in [1, 2]")
+        sound = isinstance(self.alpha, str) or 1 <= self.alpha <= 2
+        require(sound, "alpha", self.alpha, "a number in [1, 2] or 'auto'")
         require(
             self.return_limit == 0 or self.return_limit >= 1,
             "return_limit",
             self.return_limit,
             "0 or a number of at least 1",
         )
-        require_choice("condition", self.condition, ("amplified", "fixed", "none"))
+        require_choice("condition", self.condition, ("amplified", "fixed", "none", "rewards"))
         require(0 <= self.source_quantile < 1, "source_quantile", self.source_quantile, "a number in [0, 1)")
         require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
         require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")
-        require_choice("sampler", self.sampler, ("dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"))
-        require(self.sampler_steps >= 2, "sampler_steps", self.sampler_steps, "at least 2")
-        require(self.sigma_end > 0, "sigma_end", self.sigma_end, "a positive noise level")
-        require(self.eta >= 0, "eta", self.eta, "a number of at least 0")
-        for name in ("churn", "churn_min", "churn_max", "churn_noise"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         require(self.windows_per_shard >= 1, "windows_per_shard", self.windows_per_shard, "at least 1")
         require(self.generate_batch_size >= 1, "generate_batch_size", self.generate_batch_size, "at least 1")
+
+    @property
+    def amplification(self) -> float:
+        """`alpha`, which must be known."""
+        return self._known("alpha", self.alpha)
+
+    @property
+    def exploration(self) -> float:
+        """`mu`, which must be known."""
+        return self._known("mu", self.mu)
+
+    @staticmethod
+    def _known(name: str, value: float | Literal["auto"]) -> float:
+        if isinstance(value, str):
+            raise ConfigError(f"{name} is found when the model has been trained, and was needed before")
+        return value

@@ -59,7 +59,7 @@ def asked_returns(
         return np.full_like(returns, best)
     if sampling.condition == "none":
         return returns
-    amplified = amplify(returns, sampling.alpha)
+    amplified = amplify(returns, sampling.amplification)
     if sampling.return_limit == 0:
         return amplified
     limit = amplify(np.array(best), sampling.return_limit)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.errors import DatasetError
 
-__all__ = ["WindowIndex", "Windows"]
+__all__ = ["WindowIndex", "Windows", "cut"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,21 @@ class WindowIndex:
         episode = np.searchsorted(self.first, numbers, side="right") - 1
         start = numbers - self.first[episode]
         return Windows(episode, start, np.minimum(self.lengths[episode], self.horizon))
+
+
+def cut(episodes: Episodes, windows: Windows) -> Episodes:
+    """The windows as episodes of their own."""
+    offsets = np.concatenate([[0], np.cumsum(windows.length)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], windows.length)
+    rows = np.repeat(episodes.offsets[windows.episode] + windows.start, windows.length) + within
+    states = windows.length + 1
+    state_within = np.arange(states.sum()) - np.repeat(np.cumsum(states) - states, states)
+    state_rows = np.repeat(episodes.observation_offsets[windows.episode] + windows.start, states) + state_within
+    return Episodes(
+        observations=episodes.observations[state_rows],
+        actions=episodes.actions[rows],
+        rewards=episodes.rewards[rows],
+        terminations=episodes.terminations[rows],
+        truncations=episodes.truncations[rows],
+        offsets=offsets,
+    )

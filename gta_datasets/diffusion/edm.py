@@ -21,7 +21,7 @@ class Condition:
 
     returns: Tensor  # (B,) standardised return-to-go
     keep: Tensor  # (B,) 1 where the return is given, 0 where it is dropped
-    context: Tensor  # (B, C) columns that are constant within an episode, normalised; C may be 0
+    context: Tensor  # (B, C) columns that are constant within an episode, normalised, or (B, R, C); C may be 0
     mask: Tensor  # (B, R, F) 1 where a value belongs to the window, 0 at padding
 
     def unconditional(self) -> Condition:
@@ -71,7 +71,9 @@ class EDMDenoiser(nn.Module):
         """
         level = sigma[:, None, None]
         total = level.square() + SIGMA_DATA**2
-        context = condition.context[:, None, :].expand(-1, x.shape[1], -1)
+        context = condition.context
+        if context.ndim == 2:
+            context = context[:, None, :].expand(-1, x.shape[1], -1)
         scaled = torch.cat([x * condition.mask * total.rsqrt(), context], dim=-1)
         output = self.network(scaled, sigma.log() / 4, condition.returns, condition.keep).float()
         estimate: Tensor = x * (SIGMA_DATA**2 / total) + output * (level * SIGMA_DATA * total.rsqrt())

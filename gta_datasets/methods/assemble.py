@@ -14,7 +14,7 @@ from gta_datasets.data.windows import Windows
 from gta_datasets.errors import DivergenceError
 from gta_datasets.methods.base import Shard
 
-__all__ = ["assemble_shard"]
+__all__ = ["assemble_shard", "check_finite", "valid_episodes"]
 
 
 def assemble_shard(
@@ -49,23 +49,15 @@ def assemble_shard(
     split = columns.num_observed + columns.num_actions
     actions = columns.action.inverse(rows[acted][:, columns.num_observed : split])
     rewards = columns.reward.inverse(rows[acted][:, split:])[:, 0]
-    for name, values in (("observation", observations), ("action", actions), ("reward", rewards)):
-        if not np.isfinite(values).all():
-            raise DivergenceError(f"a generated {name} is not finite; train longer or lower guidance, alpha or mu")
-    offsets = np.concatenate([[0], np.cumsum(windows.length)])
-    last = offsets[1:] - 1
-    terminations = np.zeros(offsets[-1], np.bool_)
     first_transition = source.episodes.offsets[windows.episode] + windows.start
-    terminations[last] = source.episodes.terminations[first_transition + windows.length - 1]
-    truncations = np.zeros(offsets[-1], np.bool_)
-    truncations[last] = ~terminations[last]
-    generated = Episodes(
-        observations=source.observation_codec.project(observations.astype(source.episodes.observations.dtype)),
-        actions=source.action_codec.project(actions.astype(source.episodes.actions.dtype)),
-        rewards=rewards.astype(source.episodes.rewards.dtype),
-        terminations=terminations,
-        truncations=truncations,
-        offsets=offsets,
+    generated = valid_episodes(
+        source,
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        terminated=source.episodes.terminations[first_transition + windows.length - 1],
+        lengths=windows.length,
+        remedy="train longer or lower guidance, alpha or mu",
     )
     return {
         **generated.arrays(),
@@ -74,6 +66,52 @@ def assemble_shard(
         "source_return": source_return.astype(np.float32),
         "asked_return": asked_return.astype(np.float32),
     }
+
+
+def valid_episodes(
+    source: Source,
+    *,
+    observations: NDArray[np.float64],
+    actions: NDArray[np.float64],
+    rewards: NDArray[np.float64],
+    terminated: NDArray[np.bool_],
+    lengths: NDArray[np.int64],
+    remedy: str,
+) -> Episodes:
+    """Generated values as episodes in the source's spaces and dtypes; one that does not terminate is truncated.
+
+    Args:
+        source: the source dataset.
+        observations: flat, in their own units, (N + B, obs_dim).
+        actions: flat, (N, act_dim).
+        rewards: (N,).
+        terminated: whether each episode ends in a termination, (B,).
+        lengths: transitions of every episode, (B,).
+        remedy: what to do about values that are not finite.
+
+    Raises:
+        DivergenceError: a generated value is not finite.
+    """
+    for name, values in (("observation", observations), ("action", actions), ("reward", rewards)):
+        check_finite(name, values, remedy=remedy)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    last = offsets[1:] - 1
+    terminations, truncations = np.zeros((2, offsets[-1]), np.bool_)
+    terminations[last], truncations[last] = terminated, ~terminated
+    return Episodes(
+        observations=source.observation_codec.project(observations.astype(source.episodes.observations.dtype)),
+        actions=source.action_codec.project(actions.astype(source.episodes.actions.dtype)),
+        rewards=rewards.astype(source.episodes.rewards.dtype),
+        terminations=terminations,
+        truncations=truncations,
+        offsets=offsets,
+    )
+
+
+def check_finite(name: str, values: NDArray[np.floating[Any]], *, remedy: str) -> None:
+    """Raise DivergenceError, with what to do about it, if any generated value is not finite."""
+    if not np.isfinite(values).all():
+        raise DivergenceError(f"a generated {name} is not finite; {remedy}")
 
 
 def _observations(rows: NDArray[np.float32], windows: Windows, source: Source, columns: Columns) -> NDArray[np.float64]:

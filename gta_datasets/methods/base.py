@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Augmenter", "Fittable", "Shard"]
+__all__ = ["Augmenter", "Consulted", "Fittable", "Shard"]
 
 Shard = Mapping[str, NDArray[Any]]
 """`Episodes.arrays()` of one shard, one episode per generated trajectory, and per trajectory `source_episode` and
-`source_start` (where its source window lies), `asked_return` (what the generator was asked for) and `source_return`."""
+`source_start` (where its source window lies; -1 and 0 where it has none), `asked_return` (what the generator was asked
+for) and `source_return`."""
 
 
 class Fittable(Protocol):
@@ -31,6 +32,15 @@ class Fittable(Protocol):
         ...
 
 
+class Consulted(Fittable, Protocol):
+    """A model, or anything else that is found once, with a folder of its own in the cache."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that determines it, for the cache key."""
+        ...
+
+
 class Augmenter(Fittable, Protocol):
     """A method bound to a source dataset, a seed and a device.
 
@@ -42,6 +52,11 @@ class Augmenter(Fittable, Protocol):
 
     stored: bool
     """Whether shards are worth keeping in the cache, because making one costs more than reading it."""
+
+    @property
+    def models(self) -> Mapping[str, Consulted]:
+        """What the method consults besides, by what it is for; fitted in this order before `generate` is called."""
+        ...
 
     @property
     def skipped(self) -> Mapping[int, str]:
@@ -72,7 +87,7 @@ class Augmenter(Fittable, Protocol):
         ...
 
     def generate(self, shard: int) -> Shard:
-        """The trajectories of a shard; `fit` must have been called."""
+        """The trajectories of a shard; `fit` must have been called, and that of every one of `models`."""
         ...
 
     def attempt(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Shard:

@@ -17,21 +17,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gta_datasets.config import GTAConfig
+from gta_datasets.config import GTAConfig, SamplingConfig
 from gta_datasets.data.bank import Columns, WindowBank, WindowBatch
+from gta_datasets.data.draws import SourceDraws, TrainingDraws
+from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
-from gta_datasets.data.returns import asked_returns, returns_to_go
-from gta_datasets.data.reweighting import dense_weights, sparse_weights
-from gta_datasets.data.windows import WindowIndex, Windows
+from gta_datasets.data.returns import amplify, asked_returns, returns_to_go
+from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.samplers import exploration_sigma
 from gta_datasets.methods.assemble import assemble_shard
-from gta_datasets.methods.base import Shard
-from gta_datasets.methods.sampling import sample_windows
+from gta_datasets.methods.base import Consulted, Shard
+from gta_datasets.methods.levels import LevelSearch
+from gta_datasets.methods.sampling import normal_numbers, sample_windows
+from gta_datasets.models.dynamics import DynamicsModel
+from gta_datasets.models.reward import RewardModel
 from gta_datasets.networks import build_network
-from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.networks.precision import autocast
+from gta_datasets.seeding import torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
-from gta_datasets.training.loop import CHECK_EVERY
 
 __all__ = ["GTA"]
 
@@ -56,6 +60,22 @@ class GTA:
         data = config.data
         self.discount = data.discount
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
+        self._rewards = RewardModel(source, config.dynamics, seed=seed, device=device)
+        self._levels: LevelSearch | None = None
+        self._models: dict[str, Consulted] = {"rewards": self._rewards} if config.sampling.relabel else {}
+        if "auto" in (config.sampling.alpha, config.sampling.mu):
+            judge = DynamicsModel(source, config.dynamics, seed=seed, device=device)
+            self._levels = LevelSearch(
+                self.model_identity,
+                config.sampling,
+                config.search,
+                windows=lambda: cut(source.episodes, self._probed()),
+                probe=lambda sampling: self._rewrite(self._probed(), 0, "levels/", sampling),
+                dynamics=judge,
+            )
+            # In this order: what is consulted first is fitted first.
+            self._models |= {"judge of levels": judge, "levels": self._levels}
+        self._draws = SourceDraws(source.episodes, self._index, config.sampling, seed)
         self._fitted: Fitted[EDMDenoiser] | None = None
         self._bank: WindowBank | None = None
 
@@ -78,6 +98,15 @@ class GTA:
         return float(self._returns.mean()), spread if spread > rounding else 1.0
 
     @property
+    def models(self) -> Mapping[str, Consulted]:
+        return self._models
+
+    @property
+    def _sampling(self) -> SamplingConfig:
+        """The settings with their levels found."""
+        return self._config.sampling if self._levels is None else self._levels.chosen
+
+    @property
     def skipped(self) -> Mapping[int, str]:
         lengths, horizon = self._source.episodes.lengths, self._config.data.horizon
         return {
@@ -87,9 +116,7 @@ class GTA:
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
-        last = self._config.training.training_steps
-        losses = self._fitted.losses if self._fitted else []
-        return [(min((place + 1) * CHECK_EVERY, last), loss) for place, loss in enumerate(losses)]
+        return self._fitted.loss_history(self._config.training.training_steps) if self._fitted else []
 
     @property
     def model_identity(self) -> Mapping[str, Any]:
@@ -114,85 +141,74 @@ class GTA:
         return self._fitted.digest
 
     def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
-        return asked_returns(returns, self._config.sampling, best=best)
+        return asked_returns(returns, self._sampling, best=best)
 
     def lengths(self, shard: int) -> NDArray[np.int64]:
-        return self._draw(shard).length
+        return self._draws.shard(shard).length
 
     def generate(self, shard: int) -> Shard:
-        return self._rewrite(self._draw(shard), shard, "")
+        return self._rewrite(self._draws.shard(shard), shard, "", self._sampling)
 
     def attempt(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Shard:
         if attempt == 0:
             return self.generate(shard)
-        return self._rewrite(self._draw_again(shard, attempt, lengths), shard, f"attempt {attempt}/")
+        return self._rewrite(self._draws.again(shard, attempt, lengths), shard, f"attempt {attempt}/", self._sampling)
 
-    def _rewrite(self, windows: Windows, shard: int, streams: str) -> Shard:
+    def _probed(self) -> Windows:
+        """The windows that settings are tried on."""
+        return self._draws.some(self._config.search.auto_windows, "levels", 0)
+
+    def _rewrite(self, windows: Windows, shard: int, streams: str, sampling: SamplingConfig) -> Shard:
         """Generated trajectories for some windows; `streams` tells the random numbers of attempts apart."""
         if self._fitted is None:
             raise RuntimeError("fit() must be called before generate()")
-        batch = self._gather(windows)
-        source_return = self._returns_of(windows)
-        asked_return = self.asked_returns(source_return, best=float(self._returns.max()))
-        condition, sampling = self._condition(batch, asked_return), self._config.sampling
-        if sampling.condition == "none":
+        batch, source_return = self._gather(windows), self._returns_of(windows)
+        asked_return = asked_returns(source_return, sampling, best=float(self._returns.max()))
+        condition = self._condition(batch, asked_return)
+        if sampling.condition in ("none", "rewards"):
             condition, sampling = condition.unconditional(), dataclasses.replace(sampling, guidance=1.0)
-        sigma = exploration_sigma(sampling.mu)
-
-        def noise(stream: str, step: int) -> Tensor:
-            generator = torch_generator(self._seed, f"{streams}{stream}/{step}", shard, self._device)
-            return torch.randn(batch.rows.shape, generator=generator, device=self._device)
-
+        rows, known = self._with_known(batch, sampling)
+        sigma = exploration_sigma(sampling.exploration)
+        noise = normal_numbers(rows.shape, seed=self._seed, prefix=streams, number=shard, device=self._device)
         with self._precision():
-            rows = sample_windows(self._fitted.module, batch.rows, condition, sampling, sigma=sigma, noise=noise)
-        return assemble_shard(
-            rows.cpu().numpy(),
+            made = sample_windows(self._fitted.module, rows, condition, sampling, sigma=sigma, noise=noise, known=known)
+        assembled = assemble_shard(
+            made.cpu().numpy(),
             windows,
             self._source,
             self._columns,
             source_return=source_return,
             asked_return=asked_return,
         )
+        return self._relabelled(assembled) if sampling.relabel else assembled
+
+    def _with_known(self, batch: WindowBatch, sampling: SamplingConfig) -> tuple[Tensor, Tensor | None]:
+        """The rows to start from and which of their values are to stay: amplified rewards, or none.
+
+        The ablation "reward inpainting" of GTA, tables 16 and 17.
+        """
+        if sampling.condition != "rewards":
+            return batch.rows, None
+        statistics = self._columns.reward
+        rewards = amplify(statistics.inverse(batch.rows[..., -1:].cpu().numpy()), sampling.amplification)
+        amplified = torch.from_numpy(statistics.forward(rewards)).to(self._device)
+        rows = torch.cat([batch.rows[..., :-1], amplified], dim=-1) * batch.mask
+        known = torch.zeros(rows.shape[-1], dtype=torch.bool, device=self._device)
+        known[-1] = True
+        return rows, known
+
+    def _relabelled(self, shard: Shard) -> Shard:
+        """The shard with the rewards that the model of rewards gives."""
+        episodes = Episodes.from_arrays(shard)
+        rewards = self._rewards.predict(
+            episodes.observations[episodes.transition_rows], episodes.actions, episodes.next_observations
+        )
+        return {**shard, "rewards": rewards.astype(episodes.rewards.dtype)}
 
     def _returns_of(self, windows: Windows) -> NDArray[np.float64]:
         """Return-to-go from the first transition of every window, (B,)."""
         returns: NDArray[np.float64] = self._returns[self._source.episodes.offsets[windows.episode] + windows.start]
         return returns
-
-    def _draw(self, shard: int) -> Windows:
-        """Source windows of a shard, drawn uniformly."""
-        generator = numpy_generator(self._seed, "augment", shard)
-        drawn = generator.integers(len(self._eligible), size=self._config.sampling.windows_per_shard)
-        return self._index.locate(self._eligible[drawn])
-
-    def _draw_again(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Windows:
-        """Source windows of the given lengths, drawn uniformly among all of that length."""
-        generator = numpy_generator(self._seed, f"augment {attempt}", shard)
-        numbers = np.empty(len(lengths), np.int64)
-        for length in np.unique(lengths):
-            fitting, slots = self._windows_of(int(length)), lengths == length
-            numbers[slots] = fitting[generator.integers(len(fitting), size=int(slots.sum()))]
-        return self._index.locate(numbers)
-
-    def _windows_of(self, length: int) -> NDArray[np.int64]:
-        """Numbers of the windows of `length` transitions: shorter ones than the horizon are whole episodes."""
-        fitting: NDArray[np.int64] = self._eligible[self._index.locate(self._eligible).length == length]
-        return fitting
-
-    @cached_property
-    def _eligible(self) -> NDArray[np.int64]:
-        """Numbers of the windows that may be augmented: those of the best episodes, or all."""
-        every, quantile = np.arange(len(self._index)), self._config.sampling.source_quantile
-        if quantile == 0:
-            return every
-        episodes = self._source.episodes
-        of_episode = np.add.reduceat(episodes.rewards.astype(np.float64), episodes.offsets[:-1])
-        of_episode[self._index.skipped] = -np.inf
-        with_windows = np.delete(of_episode, self._index.skipped)
-        best: NDArray[np.int64] = every[
-            of_episode[self._index.locate(every).episode] >= np.quantile(with_windows, quantile)
-        ]
-        return best
 
     def _gather(self, windows: Windows) -> WindowBatch:
         if self._bank is None:
@@ -206,8 +222,7 @@ class GTA:
         return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
 
     def _precision(self) -> torch.autocast:
-        enabled = self._config.network.precision == "bfloat16"
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+        return autocast(self._config.network.precision, self._device)
 
     def _new_denoiser(self) -> EDMDenoiser:
         columns, horizon = self._columns, self._config.data.horizon
@@ -219,11 +234,10 @@ class GTA:
 
     def _loss(self, denoiser: EDMDenoiser) -> Callable[[int], Tensor]:
         training = self._config.training
-        cumulative = self._training_distribution()
+        draws = TrainingDraws(self._source.episodes, self._index, self._returns, self._config.data, self._seed)
 
         def loss_of_step(step: int) -> Tensor:
-            numbers = self._draw_for_training(step, cumulative)
-            windows = self._index.locate(numbers)
+            windows = draws.draw(step, training.train_batch_size)
             batch = self._gather(windows)
             condition = self._condition(batch, self._returns_of(windows))
             generator = torch_generator(self._seed, "train", step, self._device)
@@ -240,22 +254,3 @@ class GTA:
                 )
 
         return loss_of_step
-
-    def _training_distribution(self) -> NDArray[np.float64] | None:
-        """Cumulative probability of the windows; None where all are equally likely."""
-        data = self._config.data
-        if data.reweighting == "none":
-            return None
-        if data.reweighting == "sparse":
-            return np.cumsum(sparse_weights(self._source.episodes, self._index, success_weight=data.success_weight))
-        returns = self._returns_of(self._index.locate(np.arange(len(self._index))))
-        return np.cumsum(dense_weights(returns, bins=data.bins, smoothing=data.smoothing, temperature=data.temperature))
-
-    def _draw_for_training(self, step: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:
-        generator = numpy_generator(self._seed, "batch", step)
-        size = self._config.training.train_batch_size
-        if cumulative is None:
-            return generator.integers(len(self._index), size=size)
-        drawn = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
-        inside: NDArray[np.int64] = np.minimum(drawn, len(self._index) - 1)
-        return inside

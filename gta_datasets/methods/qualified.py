@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gta_datasets.config import QualificationConfig
 from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.errors import QualificationError
-from gta_datasets.methods.base import Augmenter, Shard
+from gta_datasets.methods.base import Augmenter, Consulted, Shard
 from gta_datasets.models.dynamics import DynamicsModel
 
 __all__ = ["Qualified"]
@@ -36,6 +36,7 @@ class Qualified:
     def __init__(self, method: Augmenter, dynamics: DynamicsModel, config: QualificationConfig) -> None:
         self._method, self._dynamics, self._config = method, dynamics, config
         self.discount = method.discount
+        self.models: Mapping[str, Consulted] = {**method.models, "judge": dynamics}
 
     @property
     def skipped(self) -> Mapping[int, str]:
@@ -51,7 +52,7 @@ class Qualified:
 
     @property
     def sampling_identity(self) -> Mapping[str, Any]:
-        return self._method.sampling_identity
+        return {**self._method.sampling_identity, "qualification": self._config.data_fields()}
 
     def fit(self, folder: Path, *, progress: bool) -> str:
         return self._method.fit(folder, progress=progress)
@@ -92,11 +93,19 @@ class Qualified:
         )
 
     def worst_errors(self, shard: Shard) -> NDArray[np.float64]:
-        """The largest dynamics error within every trajectory of a shard, by the learned model, (B,)."""
+        """The largest dynamics error within every trajectory of a shard, by the learned model, (B,).
+
+        Where the shard says which transitions were generated, only those count: recorded ones are true.
+        """
         episodes = Episodes.from_arrays(shard)
         if episodes.num_episodes == 0:
             return np.zeros(0)
-        worst: NDArray[np.float64] = np.maximum.reduceat(self._dynamics.errors(episodes), episodes.offsets[:-1])
+        errors = self._dynamics.errors(episodes)
+        if "stitch_start" in shard:
+            step = np.arange(episodes.num_transitions) - np.repeat(episodes.offsets[:-1], episodes.lengths)
+            first, count = (np.repeat(shard[name], episodes.lengths) for name in ("stitch_start", "stitch_length"))
+            errors = np.where((step >= first) & (step < first + count), errors, 0.0)
+        worst: NDArray[np.float64] = np.maximum.reduceat(errors, episodes.offsets[:-1])
         return worst
 
 

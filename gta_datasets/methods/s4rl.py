@@ -20,6 +20,7 @@ from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import returns_to_go
 from gta_datasets.methods.base import Shard
+from gta_datasets.models.ensemble import LearnedModel
 from gta_datasets.seeding import numpy_generator
 
 __all__ = ["S4RL"]
@@ -42,6 +43,7 @@ class S4RL:
 
     def __init__(self, source: Source, config: S4RLConfig, *, seed: int) -> None:
         self._source, self._config, self._seed = source, config, seed
+        self.models: Mapping[str, LearnedModel] = {}
         self.skipped: Mapping[int, str] = {}
         self.loss_history: list[tuple[int, float]] = []
         episodes = source.episodes

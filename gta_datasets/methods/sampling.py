@@ -9,12 +9,14 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from gta_datasets.config import SamplingConfig
+from gta_datasets.config import SamplingConfig, SolverConfig
 from gta_datasets.diffusion.edm import Condition, Denoise
 from gta_datasets.diffusion.guidance import guided
+from gta_datasets.diffusion.inpainting import inpainted
 from gta_datasets.diffusion.samplers import dpm_solver_2m, heun, karras_schedule, stochastic_heun
+from gta_datasets.seeding import torch_generator
 
-__all__ = ["sample_windows"]
+__all__ = ["Numbers", "in_batches", "normal_numbers", "sample_windows", "solve"]
 
 BLOCK = 32
 """Windows in the smallest network evaluation."""
@@ -23,8 +25,25 @@ Numbers = Callable[[str, int], Tensor]
 """Standard normal numbers (B, R, F) of a named stream and a step of it."""
 
 
+def normal_numbers(shape: tuple[int, ...], *, seed: int, prefix: str, number: int, device: torch.device) -> Numbers:
+    """The numbers of item `number` (a shard), of streams whose names begin with `prefix`."""
+
+    def numbers(stream: str, step: int) -> Tensor:
+        generator = torch_generator(seed, f"{prefix}{stream}/{step}", number, device)
+        return torch.randn(shape, generator=generator, device=device)
+
+    return numbers
+
+
 def sample_windows(
-    denoise: Denoise, rows: Tensor, condition: Condition, config: SamplingConfig, *, sigma: float, noise: Numbers
+    denoise: Denoise,
+    rows: Tensor,
+    condition: Condition,
+    config: SamplingConfig,
+    *,
+    sigma: float,
+    noise: Numbers,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Noise `rows` up to `sigma` and denoise them again (GTA, algorithm 1).
 
@@ -35,15 +54,45 @@ def sample_windows(
         config: sampler and guidance.
         sigma: noise level of the exploration.
         noise: random numbers; the whole batch at once, so that no sample depends on how evaluations are split.
+        known: which values end as they are in `rows`, (B, R, F) bool or what broadcasts to it.
 
     Returns:
         Normalised generated windows, (B, R, F); padding is 0.
     """
-    batched = _in_batches(denoise, config.generate_batch_size)
+    batched = in_batches(denoise, config.generate_batch_size)
     # With little exploration the fixed levels would lie above the start: nothing would be guided or refined.
     lowest_guided, end = (min(level, sigma / 8) for level in (config.guidance_start, config.sigma_end))
     guide = guided(batched, config.guidance, interval=(lowest_guided, float("inf")))
+    if known is not None:
+        guide = inpainted(guide, known, rows)
     noisy = rows + sigma * noise("start", 0) * condition.mask
+    return solve(guide, noisy, condition, config, sigma=sigma, end=end, noise=noise)
+
+
+def solve(
+    denoise: Denoise,
+    noisy: Tensor,
+    condition: Condition,
+    config: SolverConfig,
+    *,
+    sigma: float,
+    end: float,
+    noise: Numbers,
+) -> Tensor:
+    """Denoise `noisy` (B, R, F) from the level `sigma` with the sampler of a configuration.
+
+    Args:
+        denoise: the (guided) denoiser.
+        noisy: normalised windows at level `sigma`, (B, R, F).
+        condition: what the windows are generated under.
+        config: sampler and its settings.
+        sigma: noise level of `noisy`.
+        end: last noise level before 0; stochastic_heun keeps to that of the configuration.
+        noise: random numbers.
+
+    Returns:
+        Normalised generated windows, (B, R, F).
+    """
     schedule = karras_schedule(config.sampler_steps, start=sigma, end=end)
 
     def step_noise(step: int) -> Tensor:
@@ -52,16 +101,16 @@ def sample_windows(
     with torch.no_grad():
         match config.sampler:
             case "dpm_2m_sde":
-                return dpm_solver_2m(guide, noisy, schedule, condition, step_noise, eta=config.eta)
+                return dpm_solver_2m(denoise, noisy, schedule, condition, step_noise, eta=config.eta)
             case "dpm_2m":
-                return dpm_solver_2m(guide, noisy, schedule, condition)
+                return dpm_solver_2m(denoise, noisy, schedule, condition)
             case "heun":
-                return heun(guide, noisy, schedule, condition)
+                return heun(denoise, noisy, schedule, condition)
             case "stochastic_heun":
                 tail = karras_schedule(config.sampler_steps, end=config.sigma_end)
                 tail = [sigma, *(level for level in tail if level < sigma * (1 - 1e-9))]
                 return stochastic_heun(
-                    guide,
+                    denoise,
                     noisy,
                     tail,
                     condition,
@@ -76,7 +125,7 @@ def sample_windows(
                 assert_never(config.sampler)
 
 
-def _in_batches(denoise: Denoise, size: int) -> Denoise:
+def in_batches(denoise: Denoise, size: int) -> Denoise:
     """Evaluate at most `size` windows at a time, rounded up to whole blocks.
 
     Matrix products pick their kernels, and with them the order of summation, by the number of rows. In whole blocks a

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gta_datasets.config import TrainingConfig
 from gta_datasets.errors import CacheError
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from gta_datasets.training.loop import train
+from gta_datasets.training.loop import CHECK_EVERY, train
 
 __all__ = ["Fitted", "is_fitted", "load_or_train"]
 
@@ -28,6 +28,10 @@ class Fitted(Generic[Module]):
     module: Module
     losses: list[float]  # mean loss of every CHECK_EVERY steps
     digest: str  # of the weights
+
+    def loss_history(self, training_steps: int) -> list[tuple[int, float]]:
+        """Pairs of training step and mean loss of the steps before it."""
+        return [(min((place + 1) * CHECK_EVERY, training_steps), loss) for place, loss in enumerate(self.losses)]
 
 
 def is_fitted(folder: Path) -> bool:

@@ -25,7 +25,9 @@ from gta_datasets.config import GTAConfig
 from gta_datasets.errors import CacheError, UntrustedDatasetError
 from gta_datasets.methods import gta as gta_module
 from gta_datasets.methods.gta import GTA
+from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
+from gta_datasets.models.reward import RewardModel
 from gta_datasets.store import list_stores
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.builders import linear_dataset, make_dataset
@@ -47,6 +49,8 @@ CHOICES = {
 
 def another(value: Any, choices: tuple[str, ...]) -> Any:
     """An allowed value that differs from the present one."""
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, str):
         return next(choice for choice in choices if choice != value)
     if isinstance(value, int):
@@ -69,7 +73,7 @@ def dataset() -> minari.MinariDataset:
 def untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every model has the same weights and costs nothing: what is left of a key is what it is computed from."""
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
-    for model in (GTA, DynamicsModel):
+    for model in (GTA, DynamicsModel, RewardModel, LevelSearch):
         monkeypatch.setattr(model, "fit", lambda self, folder, *, progress: "weights")
 
 
@@ -82,16 +86,19 @@ def model_key(augmented: GTAAugmentedDataset) -> str:
 def test_row_9_fields_that_affect_data_change_the_key_and_others_do_not(
     dataset: minari.MinariDataset, name: str
 ) -> None:
-    first = tiny(dataset, qualify=0.5)
-    second = tiny(dataset, **{"qualify": 0.5, name: other_value(first, name)})
+    # What is filtered, and found by trying, depends on most.
+    base = {"qualify": 0.5} | ({"mu": "auto"} if name != "mu" else {})
+    first = tiny(dataset, **base)
+    second = tiny(dataset, **base | {name: other_value(first, name)})
     assert first.config != second.config
     assert (first.key == second.key) == (name in NO_DATA)
 
 
 @pytest.mark.usefixtures("untrained")
-def test_row_9_who_qualifies_nothing_does_not_care_how(dataset: minari.MinariDataset) -> None:
+def test_row_9_who_qualifies_and_seeks_nothing_does_not_care_how(dataset: minari.MinariDataset) -> None:
     base = tiny(dataset)
-    for name in ("qualify_attempts", *base.config.to_dict()["dynamics"]):
+    stages = base.config.to_dict()
+    for name in ("qualify_attempts", *stages["dynamics"], *stages["search"]):
         assert tiny(dataset, **{name: other_value(base, name)}).key == base.key, name
 
 
@@ -99,7 +106,7 @@ def test_row_9_who_qualifies_nothing_does_not_care_how(dataset: minari.MinariDat
 def test_row_9_how_a_window_is_sampled_needs_no_other_model(dataset: minari.MinariDataset) -> None:
     base = tiny(dataset)
     stages = base.config.to_dict()
-    sampling = {**stages["sampling"], **stages["qualification"], **stages["dynamics"]}
+    sampling = stages["sampling"] | stages["qualification"] | stages["dynamics"] | stages["search"]
     for name in GTAConfig.keywords():
         same = name in sampling or name in NO_DATA
         assert (model_key(tiny(dataset, **{name: other_value(base, name)})) == model_key(base)) == same, name

@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from gta_datasets.config import GTAConfig
+from gta_datasets.data.draws import TrainingDraws
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.data.reading import Source
-from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.methods import gta as gta_module
 from gta_datasets.methods.base import Augmenter
 from gta_datasets.methods.gta import GTA
 from gta_datasets.presets import PRESETS
-from tests.builders import LINEAR_ACTION_SPACE, linear_episodes
+from tests.builders import linear_episodes, linear_source
 from tests.smoke import TINY
 
 SETTINGS = {name: value for name, value in TINY.items() if name not in ("preset", "device", "progress")}
@@ -29,16 +27,8 @@ CPU = torch.device("cpu")
 
 def method(episodes: Episodes, *, seed: int = 0, **overrides: Any) -> GTA:
     """GTA on episodes in memory, with the smallest settings there are."""
-    box = spaces.Box(-np.inf, np.inf, (episodes.observations.shape[1],), episodes.observations.dtype)
-    source = Source(
-        episodes,
-        SpaceCodec.of(box),
-        SpaceCodec.of(LINEAR_ACTION_SPACE, name="action"),
-        np.arange(episodes.num_episodes),
-        (),
-    )
     config = GTAConfig().replace(**PRESETS["smoke"]).replace(**{**SETTINGS, **overrides})
-    return GTA(source, config, seed=seed, device=CPU)
+    return GTA(linear_source(episodes), config, seed=seed, device=CPU)
 
 
 @pytest.fixture
@@ -86,7 +76,7 @@ def test_lengths_are_those_of_the_shards(tmp_path: Path) -> None:
 def test_source_windows_are_drawn_uniformly() -> None:
     """Every window equally often, so a long episode in proportion to its windows."""
     found = method(linear_episodes((7, 16)), windows_per_shard=5_000)
-    windows = found._draw(0)
+    windows = found._draws.shard(0)
     share = (windows.episode == 0).mean()
     assert share == pytest.approx(1 / 11, abs=0.015)
     counts = np.bincount(windows.start[windows.episode == 1], minlength=10)
@@ -183,13 +173,54 @@ def test_without_a_condition_every_evaluation_is_unconditional(tmp_path: Path, m
     np.testing.assert_array_equal(shard["asked_return"], shard["source_return"])
 
 
+def test_inpainted_rewards_are_the_windows_amplified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = method(linear_episodes(terminated=(0, 5)), condition="rewards", alpha=1.5, guidance=3.0)
+    found.fit(tmp_path, progress=False)
+    calls = watch_denoiser(found, monkeypatch)
+    shard, windows = found.generate(0), found._draws.shard(0)
+    assert calls
+    assert not any(keep.any() for _, keep in calls)
+    rewards = found._source.episodes.rewards
+    of_windows = np.concatenate(
+        [
+            rewards[first : first + length]
+            for first, length in zip(
+                found._source.episodes.offsets[windows.episode] + windows.start, windows.length, strict=True
+            )
+        ]
+    )
+    np.testing.assert_allclose(shard["rewards"], of_windows + 0.5 * np.abs(of_windows), rtol=1e-4, atol=1e-4)
+    others = method(linear_episodes(terminated=(0, 5)), condition="none")
+    others.fit(tmp_path, progress=False)
+    assert np.abs(others.generate(0)["rewards"] - shard["rewards"]).max() > 0.1
+
+
+def test_relabelled_rewards_are_those_of_the_model(tmp_path: Path) -> None:
+    plain, relabelled = (method(linear_episodes(), relabel=relabel) for relabel in (False, True))
+    assert not plain.models
+    for found in (plain, relabelled):
+        found.fit(tmp_path, progress=False)
+    (tmp_path / "rewards").mkdir()
+    model = relabelled.models["rewards"]
+    model.fit(tmp_path / "rewards", progress=False)
+    before, after = plain.generate(0), relabelled.generate(0)
+    episodes = Episodes.from_arrays(before)
+    expected = model.predict(
+        episodes.observations[episodes.transition_rows], episodes.actions, episodes.next_observations
+    )
+    np.testing.assert_array_equal(after["rewards"], expected.astype(np.float32))
+    assert not np.array_equal(after["rewards"], before["rewards"])
+    for name in before.keys() - {"rewards"}:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
 def test_only_the_best_episodes_are_augmented() -> None:
     episodes = linear_episodes((20,) * 10, seed=3)
     returns = np.array([episodes.slice(e, e + 1).rewards.sum() for e in range(10)])
     best = set(np.argsort(returns)[-3:].tolist())
     found = method(episodes, source_quantile=0.75, windows_per_shard=400)
-    assert set(found._draw(0).episode.tolist()) == best
-    assert set(found._draw_again(0, 1, found.lengths(0)).episode.tolist()) == best
+    assert set(found._draws.shard(0).episode.tolist()) == best
+    assert set(found._draws.again(0, 1, found.lengths(0)).episode.tolist()) == best
 
 
 def test_trap_the_terminal_penalty_is_in_the_condition_only(tmp_path: Path) -> None:
@@ -243,8 +274,8 @@ def test_trap_reweighting_follows_its_field(reweighting: str) -> None:
     rewards = np.repeat(np.linspace(-1, 0.5, 30, dtype=np.float32), 7)
     episodes = dataclasses.replace(episodes, rewards=rewards)
     found = method(episodes, reweighting=reweighting, bins=3, success_weight=10.0, train_batch_size=20_000)
-    drawn = found._draw_for_training(0, found._training_distribution())
-    frequency = np.bincount(drawn, minlength=30) / 20_000
+    draws = TrainingDraws(episodes, found._index, found._returns, found._config.data, 0)
+    frequency = np.bincount(draws.draw(0, 20_000).episode, minlength=30) / 20_000
     if reweighting == "none":
         expected = np.full(30, 1 / 30)
     elif reweighting == "sparse":
@@ -276,7 +307,7 @@ def test_row_28_returns_that_are_all_equal(tmp_path: Path, rewards: float) -> No
     found.fit(tmp_path, progress=False)
     shard = found.generate(0)
     assert np.ptp(shard["rewards"]) == 0
-    condition = found._condition(found._gather(found._draw(0)), shard["asked_return"])
+    condition = found._condition(found._gather(found._draws.shard(0)), shard["asked_return"])
     assert condition.returns.abs().max() < 10
 
 
@@ -291,7 +322,7 @@ def test_context_columns_are_copied_and_seen_by_the_network(tmp_path: Path) -> N
     made = Episodes.from_arrays(shard)
     expected = np.repeat(goals[shard["source_episode"]], made.lengths + 1, axis=0)
     np.testing.assert_array_equal(made.observations[:, :2], expected)
-    assert found._gather(found._draw(0)).context.shape == (8, 2)
+    assert found._gather(found._draws.shard(0)).context.shape == (8, 2)
     assert found._columns.num_generated == 3 + 2 + 1
 
 

@@ -98,7 +98,7 @@ def test_settings_of_other_methods_are_refused(source: minari.MinariDataset) -> 
         augment(source, "s4rl", alpha=1.2)
     with pytest.raises(ConfigError, match=r"noise=-1\.0 is not allowed"):
         S4RLConfig().replace(noise=-1.0)
-    with pytest.raises(ConfigError, match="choose 'gta', 's4rl' or give a configuration"):
+    with pytest.raises(ConfigError, match="choose 'gta', 's4rl', 'synther', 'diffstitch' or give a configuration"):
         augment(source, "s4")
 
 

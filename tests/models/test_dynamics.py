@@ -7,30 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 
 from gta_datasets.config import DynamicsConfig
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.data.reading import Source
-from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.models.dynamics import DynamicsModel
-from tests.builders import LINEAR_ACTION_SPACE, LINEAR_OBSERVATION_SPACE, linear_episodes
+from tests.builders import linear_episodes, linear_source
 
 SMALL = DynamicsConfig(dynamics_members=2, dynamics_width=32, dynamics_depth=1, dynamics_steps=300)
 
 
 def model_of(episodes: Episodes, config: DynamicsConfig = SMALL, seed: int = 0) -> DynamicsModel:
-    observation_space = LINEAR_OBSERVATION_SPACE
-    if episodes.observations.shape[1] != 3:
-        observation_space = spaces.Box(-np.inf, np.inf, (episodes.observations.shape[1],), np.float32)
-    source = Source(
-        episodes,
-        SpaceCodec.of(observation_space),
-        SpaceCodec.of(LINEAR_ACTION_SPACE, name="action"),
-        np.arange(episodes.num_episodes),
-        (),
-    )
-    return DynamicsModel(source, config, seed=seed, device=torch.device("cpu"))
+    return DynamicsModel(linear_source(episodes), config, seed=seed, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +46,25 @@ def test_a_wrong_next_state_costs_its_square_in_the_sources_units(fitted: Dynami
     difference = fitted.errors(off) - fitted.errors(episodes)
     assert difference[49] == pytest.approx(9, rel=0.2)
     np.testing.assert_allclose(np.delete(difference, 49), 0, atol=1e-6)
+
+
+def test_predictions_are_near_the_world(fitted: DynamicsModel, episodes: Episodes) -> None:
+    unseen = linear_episodes((50,) * 4, seed=9)
+    following, rewards = fitted.predict(unseen.observations[unseen.transition_rows], unseen.actions)
+    missed = (following - unseen.next_observations) / episodes.observations.std(axis=0)
+    np.testing.assert_allclose(np.square(missed).mean(axis=1), fitted.errors(unseen), rtol=1e-3, atol=1e-6)
+    assert np.corrcoef(rewards, unseen.rewards)[0, 1] > 0.5
+
+
+def test_what_is_constant_in_an_episode_is_predicted_as_it_is(tmp_path: Path) -> None:
+    linear = linear_episodes((30,) * 5)
+    goal = np.repeat(np.arange(5.0, dtype=np.float32), 31)[:, None]
+    wide = Episodes(**{**linear.arrays(), "observations": np.hstack([linear.observations, goal])})
+    model = model_of(wide, DynamicsConfig(dynamics_members=1, dynamics_width=8, dynamics_depth=1, dynamics_steps=5))
+    model.fit(tmp_path, progress=False)
+    following, _ = model.predict(wide.observations[wide.transition_rows], wide.actions)
+    np.testing.assert_array_equal(following[:, 3], np.repeat(np.arange(5.0), 30))
+    assert not np.array_equal(following[:, :3], wide.observations[wide.transition_rows, :3])
 
 
 def test_what_is_fitted_is_loaded(fitted: DynamicsModel, episodes: Episodes, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""DiffStitch's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from gta_datasets.config.fields import Stage, io_field, require, require_choice
+from gta_datasets.config.method import MethodConfig
+from gta_datasets.config.models import QualificationConfig
+from gta_datasets.config.stages import NetworkConfig, SolverConfig, TrainingConfig
+
+__all__ = ["DiffStitchConfig", "StateConfig", "StitchingConfig"]
+
+
+@dataclass(frozen=True)
+class StateConfig(Stage):
+    """Which windows of states the model of states learns from."""
+
+    horizon: int = 31  # transitions per window, and in the longest bridge; a window has one state more
+    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
+
+    def _check(self) -> None:
+        require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
+        require_choice("invalid", self.invalid, ("error", "drop"))
+
+
+@dataclass(frozen=True)
+class StitchingConfig(SolverConfig):
+    """Which pieces are joined, and how."""
+
+    high_quantile: float = 0.8  # episodes whose return reaches this quantile are what others are led to
+    steps_before: int = 15  # recorded transitions before the bridge
+    steps_after: int = 16  # recorded transitions after the longest bridge; more after a shorter one
+    min_bridge: int = 2  # generated transitions, at least; at most the horizon
+    candidates: int = 1_024  # targets that are considered for one start
+    sampler_steps: int = 16  # noise levels; stochastic_heun: of the full schedule
+    trajectories_per_shard: int = 256
+    generate_batch_size: int = io_field(128)  # windows per network evaluation, in blocks of 32
+
+    def _check(self) -> None:
+        super()._check()
+        require(0 < self.high_quantile < 1, "high_quantile", self.high_quantile, "a number between 0 and 1")
+        require(self.steps_before >= 0, "steps_before", self.steps_before, "at least 0")
+        for name in ("steps_after", "min_bridge", "candidates", "trajectories_per_shard", "generate_batch_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
+class DiffStitchConfig(MethodConfig):
+    """Everything DiffStitch can be told (Li et al. 2024, arXiv 2402.02439)."""
+
+    method: ClassVar[str] = "diffstitch"
+
+    qualification: QualificationConfig = QualificationConfig(qualify=0.02, qualify_attempts=200)
+    data: StateConfig = StateConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    stitching: StitchingConfig = StitchingConfig()
+
+    def __post_init__(self) -> None:
+        shortest, longest = self.stitching.min_bridge, self.data.horizon
+        require(shortest <= longest, "min_bridge", shortest, f"at most horizon={longest}")
+
+    @property
+    def invalid(self) -> Literal["error", "drop"]:
+        return self.data.invalid

@@ -1,0 +1,139 @@
+"""`alpha="auto"` and `mu="auto"`: how far to explore and how much to ask for, found by trying.
+
+GTA's guideline (section 5.4) is low levels for data that are near expert or unknown, high ones for plainly suboptimal
+data. Here a few settings are tried on the same windows with the same random numbers. A learned model of the dynamics
+judges what comes out; of the settings that keep to the dynamics, the one with the highest predicted reward is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gta_datasets.atomic import atomic_write, read_bytes
+from gta_datasets.config import SamplingConfig, SearchConfig
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.errors import CacheError
+from gta_datasets.methods.base import Shard
+from gta_datasets.models.dynamics import DynamicsModel
+
+__all__ = ["LevelSearch"]
+
+ALPHAS, MUS = (1.1, 1.3, 1.5), (0.1, 0.25, 0.5)
+"""What is tried, from the least to the most: the range of GTA, appendix C."""
+
+FILE, MOST_BYTES = "levels.json", 1_000_000
+VERSION = 1
+"""Raised whenever the same configuration would give another choice."""
+
+logger = logging.getLogger(__name__)
+
+
+class LevelSearch:
+    """The search for one trained generator; what was found is kept in a folder, like the weights of a model.
+
+    Args:
+        identity: of the generator.
+        sampling: its settings, with "auto" for what is sought.
+        config: size of the probes and what they must not exceed.
+        windows: the source windows of all probes, one per episode.
+        probe: what the generator makes of them under other settings.
+        dynamics: the judge; must be fitted before `fit`.
+    """
+
+    def __init__(
+        self,
+        identity: Mapping[str, Any],
+        sampling: SamplingConfig,
+        config: SearchConfig,
+        *,
+        windows: Callable[[], Episodes],
+        probe: Callable[[SamplingConfig], Shard],
+        dynamics: DynamicsModel,
+    ) -> None:
+        self._generator, self._sampling, self._config = identity, sampling, config
+        self._windows, self._probe, self._dynamics = windows, probe, dynamics
+        self._found: dict[str, Any] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that determines the choice, for the cache key."""
+        return {
+            "model": "levels",
+            "version": VERSION,
+            "generator": self._generator,
+            "dynamics": self._dynamics.identity,
+            "sampling": self._sampling.data_fields(),
+            "search": self._config.data_fields(),
+        }
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """`alpha` and `mu`, and what was measured: at every setting under `probes`, of the source under `source`."""
+        if self._found is None:
+            raise RuntimeError("fit() must be called before the levels are known")
+        return self._found
+
+    @property
+    def chosen(self) -> SamplingConfig:
+        """The settings with the levels that were found."""
+        return dataclasses.replace(self._sampling, alpha=self.found["alpha"], mu=self.found["mu"])
+
+    def is_fitted(self, folder: Path) -> bool:
+        """Whether `fit` would only load."""
+        return (folder / FILE).is_file()
+
+    def fit(self, folder: Path, *, progress: bool) -> str:  # noqa: ARG002 - a few seconds
+        """Load the choice from `folder`, or make it and leave it there; returns it in short.
+
+        Raises:
+            CacheError: the folder holds something else.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            atomic_write(path, json.dumps(self._search(), indent=2).encode())
+        try:
+            found = json.loads(read_bytes(path, limit=MOST_BYTES))
+            self._found = {
+                "alpha": float(found["alpha"]),
+                "mu": float(found["mu"]),
+                "source": found["source"],
+                "probes": found["probes"],
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise CacheError(f"{path} is not a choice of levels; remove it to choose again") from error
+        return f"alpha {self._found['alpha']} mu {self._found['mu']}"
+
+    def _search(self) -> dict[str, Any]:
+        sought = (_sought(self._sampling.alpha, ALPHAS), _sought(self._sampling.mu, MUS))
+        source = self._judged(self._windows())
+        probes = [self._measure(alpha, mu) for mu, alpha in itertools.product(sought[1], sought[0])]
+        # A model of the dynamics is not perfect: some of the source's own windows are bad to it.
+        limit = source["bad_share"] + self._config.auto_share
+        sound = [found for found in probes if found["bad_share"] <= limit]
+        # Where none is sound, the soundest.
+        best = max(sound, key=lambda found: found["reward"]) if sound else min(probes, key=lambda f: f["bad_share"])
+        logger.info("alpha=%g and mu=%g chosen from %s; source: %s", best["alpha"], best["mu"], probes, source)
+        return {"alpha": best["alpha"], "mu": best["mu"], "source": source, "probes": probes}
+
+    def _measure(self, alpha: float, mu: float) -> dict[str, float]:
+        made = Episodes.from_arrays(self._probe(dataclasses.replace(self._sampling, alpha=alpha, mu=mu)))
+        return {"alpha": alpha, "mu": mu, **self._judged(made)}
+
+    def _judged(self, windows: Episodes) -> dict[str, float]:
+        """Mean predicted reward of a step, and share of windows with a step the model would not have expected."""
+        _, rewards = self._dynamics.predict(windows.observations[windows.transition_rows], windows.actions)
+        worst = np.maximum.reduceat(self._dynamics.errors(windows), windows.offsets[:-1])
+        return {"reward": float(rewards.mean()), "bad_share": float((worst > self._config.auto_error).mean())}
+
+
+def _sought(value: float | Literal["auto"], grid: tuple[float, ...]) -> tuple[float, ...]:
+    """What to try: the whole grid, or what is given."""
+    return grid if value == "auto" else (value,)

@@ -1,0 +1,203 @@
+"""What the learned models of a dataset share: an ensemble of small networks, trained once and kept in the cache.
+
+An ensemble of multilayer perceptrons, each trained on batches of its own (Chua et al. 2018, arXiv 1805.12114, without
+the predicted variance); the mean of their predictions is what counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gta_datasets.config import DynamicsConfig, TrainingConfig
+from gta_datasets.data.bank import Columns
+from gta_datasets.data.episodes import FloatArray
+from gta_datasets.data.normalize import chunks
+from gta_datasets.data.reading import Source
+from gta_datasets.seeding import numpy_generator
+from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
+
+__all__ = ["LearnedModel", "Steps"]
+
+CHUNK = 8_192  # transitions evaluated at once
+
+
+class Steps(NamedTuple):
+    """Some transitions in normalised form; columns of the observation that never change in an episode are left out."""
+
+    states: NDArray[np.float32]  # (n, S)
+    actions: NDArray[np.float32]  # (n, A)
+    rewards: NDArray[np.float32]  # (n, 1)
+    changes: NDArray[np.float32]  # (n, S) of the state, in units of its usual change
+
+
+class LearnedModel(ABC):
+    """A small supervised model of one source dataset.
+
+    Args:
+        source: the dataset's arrays.
+        config: size and training.
+        seed: of weights and batches.
+        device: where the networks run.
+    """
+
+    name: ClassVar[str]
+    """Tells models apart in the cache and in random streams."""
+
+    version: ClassVar[int]
+    """Raised whenever the same configuration would give other predictions."""
+
+    def __init__(self, source: Source, config: DynamicsConfig, *, seed: int, device: torch.device) -> None:
+        self._source, self._config, self._seed, self._device = source, config, seed, device
+        self._fitted: Fitted[_Ensemble] | None = None
+
+    @abstractmethod
+    def _inputs(self, steps: Steps) -> NDArray[np.float32]:
+        """What the model is given, (n, inputs)."""
+
+    @abstractmethod
+    def _targets(self, steps: Steps) -> NDArray[np.float32]:
+        """What it has to predict, (n, outputs)."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that determines the weights, for the cache key."""
+        return {
+            "model": self.name,
+            "version": self.version,
+            "seed": self._seed,
+            "source": self._source.episodes.arrays(),
+            "config": dataclasses.asdict(self._config),
+        }
+
+    def is_fitted(self, folder: Path) -> bool:
+        """Whether `fit` would only load."""
+        return is_fitted(folder)
+
+    def fit(self, folder: Path, *, progress: bool) -> str:
+        """Load the weights from `folder`, or train them and leave them there; returns a digest of them."""
+        config = TrainingConfig(
+            training_steps=self._config.dynamics_steps,
+            train_batch_size=self._config.dynamics_batch_size,
+            learning_rate=1e-3,
+            warmup_steps=min(200, self._config.dynamics_steps),
+            optimizer="adam",
+        )
+        self._fitted = load_or_train(folder, self._new_ensemble, self._loss, config, progress=progress)
+        return self._fitted.digest
+
+    def _predicted(
+        self, observations: FloatArray, actions: FloatArray, following: FloatArray
+    ) -> Iterator[tuple[slice, NDArray[np.float32], Steps]]:
+        """Predictions (n, outputs) for some transitions, part by part, with the parts themselves."""
+        if self._fitted is None:
+            raise RuntimeError("fit() must be called before a prediction")
+        rewards = np.zeros(len(observations), np.float32)
+        for part in chunks(len(observations), CHUNK):
+            steps = self._steps(observations[part], actions[part], rewards[part], following[part])
+            inputs = torch.from_numpy(self._inputs(steps)).to(self._device)
+            with torch.no_grad():
+                predicted = self._fitted.module(inputs[None]).mean(dim=0)
+            yield part, predicted.cpu().numpy(), steps
+
+    def _steps(
+        self, observations: FloatArray, actions: FloatArray, rewards: FloatArray, following: FloatArray
+    ) -> Steps:
+        columns = self._columns
+        moving = ~columns.static
+        statistics = columns.observation.select(moving)
+        states, next_states = (statistics.forward(values[:, moving]) for values in (observations, following))
+        return Steps(
+            states,
+            columns.action.forward(actions),
+            columns.reward.forward(rewards[:, None]),
+            (next_states - states) / self._change_scale,
+        )
+
+    def _all_steps(self) -> Steps:
+        episodes = self._source.episodes
+        rows = episodes.transition_rows
+        return self._steps(
+            episodes.observations[rows], episodes.actions, episodes.rewards, episodes.observations[rows + 1]
+        )
+
+    def _new_ensemble(self) -> _Ensemble:
+        episodes = self._source.episodes
+        rows = episodes.transition_rows[:1]
+        few = self._steps(
+            episodes.observations[rows], episodes.actions[:1], episodes.rewards[:1], episodes.observations[rows + 1]
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            return _Ensemble(
+                self._config.dynamics_members,
+                self._inputs(few).shape[1],
+                self._targets(few).shape[1],
+                self._config.dynamics_width,
+                self._config.dynamics_depth,
+            ).to(self._device)
+
+    def _loss(self, ensemble: _Ensemble) -> Callable[[int], Tensor]:
+        steps = self._all_steps()
+        inputs, targets = (
+            torch.from_numpy(values).to(self._device) for values in (self._inputs(steps), self._targets(steps))
+        )
+
+        def loss_of_step(step: int) -> Tensor:
+            generator = numpy_generator(self._seed, self.name, step)
+            shape = (self._config.dynamics_members, self._config.dynamics_batch_size)
+            rows = torch.from_numpy(generator.integers(len(inputs), size=shape)).to(self._device)
+            return functional.mse_loss(ensemble(inputs[rows]), targets[rows])
+
+        return loss_of_step
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return Columns.of(self._source.episodes)
+
+    @cached_property
+    def _change_scale(self) -> NDArray[np.float32]:
+        """Spread of the change of state, (S,): far smaller than that of the states themselves."""
+        episodes, moving = self._source.episodes, ~self._columns.static
+        statistics, rows = self._columns.observation.select(moving), episodes.transition_rows
+        states, following = (
+            statistics.forward(episodes.observations[places][:, moving]) for places in (rows, rows + 1)
+        )
+        spread = (following - states).std(axis=0, dtype=np.float64)
+        scale: NDArray[np.float32] = np.where(spread > 0, spread, 1.0).astype(np.float32)
+        return scale
+
+
+class _Ensemble(nn.Module):
+    """`members` residual perceptrons side by side: (members or 1, n, inputs) -> (members, n, outputs)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int) -> None:
+        super().__init__()
+        sizes = [(inputs, width), *[(width, width)] * depth, (width, outputs)]
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(members, into, out) / math.sqrt(into)) for into, out in sizes
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, out)) for _, out in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.silu(self._layer(0, x.expand(len(self.biases[0]), -1, -1)))
+        for number in range(1, len(self.biases) - 1):
+            hidden = hidden + functional.silu(self._layer(number, self._norm(hidden)))
+        return self._layer(len(self.biases) - 1, self._norm(hidden))
+
+    def _layer(self, number: int, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.biases[number], x, self.weights[number])
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, x.shape[-1:])
