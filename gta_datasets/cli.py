@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gta_datasets.augment import augment, default_cache_dir
+from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
@@ -65,6 +66,33 @@ def quality(
     augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings)
     found = augmented.quality() if report is None else augmented.report(report)
     typer.echo(found.to_json() if as_json else found.table())
+
+
+@app.command()
+def compare(
+    dataset: DatasetId,
+    methods: Annotated[str, typer.Option(help="Names of methods with commas between them.")] = ",".join(METHODS),
+    preset: Preset = "auto",
+    num_transitions: Transitions = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    cache_dir: CacheDir = None,
+    settings: Settings = None,
+    report: Annotated[Path, typer.Option(help="The HTML page.")] = Path("comparison.html"),
+) -> None:
+    """Measure several methods side by side and write a page that tells which to use.
+
+    A field given by --set counts for the methods that have it.
+    """
+    names = [name.strip() for name in methods.split(",")]
+    of_method = {name: _known_to(name, names, settings or []) for name in names}
+    versions = {
+        name: _augment(dataset, name, preset, num_transitions, seed, device, cache_dir, of_method[name])
+        for name in names
+    }
+    for name, found in compare_datasets(versions, report).items():
+        typer.echo(f"{name}\n{found.table()}\n")
+    typer.echo(f"report: {report}")
 
 
 @app.command()
@@ -161,6 +189,17 @@ def _augment(
         cache_dir=cache_dir,
         **dict(_parse(setting, method) for setting in settings or ()),
     )
+
+
+def _known_to(method: str, methods: list[str], settings: list[str]) -> list[str]:
+    """Those settings that one of several methods has; one that none has stays, so that it is named in the error."""
+
+    def knows(name: str, setting: str) -> bool:
+        return name in METHODS and setting.partition("=")[0] in METHODS[name].keywords()
+
+    return [
+        setting for setting in settings if knows(method, setting) or not any(knows(name, setting) for name in methods)
+    ]
 
 
 def _parse(setting: str, method: str) -> tuple[str, Any]:

@@ -17,6 +17,7 @@ from gta_datasets.export import write_minari
 from gta_datasets.metrics import Quality, quality
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.report import write_report
+from gta_datasets.simulator import StandIn
 from gta_datasets.storage import AugmentedStorage
 
 if TYPE_CHECKING:
@@ -121,6 +122,16 @@ class GTAAugmentedDataset(MinariDataset):
         """Share of the drawn trajectories that `qualify` let pass, in the shards that are there; None without any."""
         return self._pipeline.acceptance_rate
 
+    @property
+    def levels(self) -> dict[str, Any] | None:
+        """What `alpha="auto"` and `mu="auto"` came to: `alpha`, `mu`, and what was measured (`probes`, `source`).
+
+        Every probe has `alpha`, `mu`, `reward` (mean per step, predicted) and `bad_share` (of windows, in [0, 1]);
+        `source` has the last two for the windows as they were.
+        Found when first asked for, after training if need be; None where neither was asked for.
+        """
+        return self._pipeline.levels
+
     def fit(self) -> GTAAugmentedDataset:
         """Train the model now, or finish training that was interrupted."""
         self._pipeline.shard_store  # noqa: B018 - opening it trains
@@ -133,6 +144,9 @@ class GTAAugmentedDataset(MinariDataset):
 
     def quality(self, *, sample: int = 16_384, novelty_sample: int = 1_024, seed: int = 0) -> Quality:
         """Measure generated trajectories against the source (GTA, appendix D, and the tail of the dynamics error).
+
+        Where the environment cannot be set to a state, a learned model of the source judges rewards and dynamics; it is
+        trained if there is none, and the notes of the result say so.
 
         Args:
             sample: transitions that are set into the simulator; only as many shards as they need are generated.
@@ -161,8 +175,8 @@ class GTAAugmentedDataset(MinariDataset):
         )
         return found
 
-    def _sample(self, transitions: int) -> tuple[Episodes, NDArray[np.floating[Any]]]:
-        """Whole shards that hold at least `transitions` (or all there are), and the returns asked for."""
+    def _sample(self, transitions: int) -> tuple[Episodes, NDArray[np.floating[Any]] | None]:
+        """Whole shards that hold at least `transitions` (or all there are), and the returns asked for if any were."""
         parts: list[Episodes] = []
         asked: list[NDArray[np.floating[Any]]] = []
         for number, part in enumerate(self._pipeline.generated()):
@@ -170,21 +184,34 @@ class GTAAugmentedDataset(MinariDataset):
             asked.append(self._pipeline.shard(number)["asked_return"][: part.num_episodes])
             if sum(part.num_transitions for part in parts) >= transitions:
                 break
-        return concatenate(parts), np.concatenate(asked)
+        returns = np.concatenate(asked)
+        return concatenate(parts), None if np.isnan(returns).all() else returns
 
     def _measure(
-        self, generated: Episodes, asked: NDArray[np.floating[Any]], *, sample: int, novelty_sample: int, seed: int
+        self,
+        generated: Episodes,
+        asked: NDArray[np.floating[Any]] | None,
+        *,
+        sample: int,
+        novelty_sample: int,
+        seed: int,
     ) -> Quality:
         return quality(
             generated,
             self._pipeline.source.episodes,
             env_spec=self.env_spec,
+            stand_in=self._stand_in,
             asked_returns=asked,
             sample=sample,
             novelty_sample=novelty_sample,
             discount=self._pipeline.augmenter.discount,
             seed=seed,
         )
+
+    def _stand_in(self) -> StandIn:
+        """What judges rewards and dynamics where the environment cannot be set to a state."""
+        source = self._pipeline.source.episodes
+        return StandIn(self._pipeline.fitted_dynamics(), source.observations.shape[1], source.actions.shape[1])
 
     def to_d3rlpy(self, **options: Any) -> AugmentedReplayBuffer:
         """A d3rlpy replay buffer for any algorithm's `fit()`; options as of `gta_datasets.adapters.to_d3rlpy`."""

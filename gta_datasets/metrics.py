@@ -5,6 +5,7 @@ The metrics are those of GTA (appendix D), with the tail of the dynamics error a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.returns import returns_to_go
-from gta_datasets.data.windows import WindowIndex, Windows
+from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.errors import DatasetError, MissingExtraError
 from gta_datasets.novelty import Novelty, novelty
 from gta_datasets.scores import Checked, Evidence, Quality, Scores
-from gta_datasets.simulator import Simulator, Steps, roll_out, simulator_for, unavailable_reason
+from gta_datasets.simulator import Simulator, StandIn, Steps, roll_out, simulator_for, unavailable_reason
 
 __all__ = ["Quality", "quality"]
 
@@ -29,6 +30,7 @@ def quality(
     *,
     env_spec: EnvSpec | str | None = None,
     simulator: Simulator | None = None,
+    stand_in: Callable[[], StandIn] | None = None,
     asked_returns: NDArray[np.floating[Any]] | None = None,
     sample: int = 16_384,
     novelty_sample: int = 1_024,
@@ -43,6 +45,7 @@ def quality(
         source: the data the windows were made from.
         env_spec: the source's environment, from which the simulator is made.
         simulator: true dynamics to use instead.
+        stand_in: makes what judges rewards and dynamics where there are no true ones; the notes and `learned` say so.
         asked_returns: (E,) return every window was generated for.
         sample: transitions that are simulated, in whole windows drawn at random; as many windows of the same lengths
             are drawn from the source.
@@ -63,10 +66,16 @@ def quality(
     if simulator is None:
         simulator = simulator_for(env_spec)
     simulator = _usable(simulator, env_spec, source, notes)
+    if simulator is None and stand_in is not None:
+        simulator = stand_in()
+        notes.append(
+            "Rewards and dynamics are judged by a learned model of the source instead. It knows the neighbourhood of"
+            " the source only: what lies far from it is judged by a guess."
+        )
     windows = _draw_windows(generated, sample, rng)
     scale = Standardizer.fit(source.observations).scale
-    made = _checked(_cut(generated, windows), simulator, scale)
-    real = _checked(_cut(source, _like(windows, source, rng)), simulator, scale)
+    made = _checked(cut(generated, windows), simulator, scale)
+    real = _checked(cut(source, _like(windows, source, rng)), simulator, scale)
     new, known = _novelty(generated, source, novelty_sample, rng, notes)
     returns = returns_to_go(generated, discount=discount)[generated.offsets[:-1]]
     pearson, spearman = _correlations(asked_returns, returns, notes)
@@ -76,6 +85,7 @@ def quality(
         pearson=pearson,
         spearman=spearman,
         simulator=None if simulator is None else simulator.name,
+        learned=isinstance(simulator, StandIn),
         threshold=threshold,
         checked_windows=made.windows.num_episodes,
         checked_transitions=made.windows.num_transitions,
@@ -138,24 +148,6 @@ def _like(windows: Windows, source: Episodes, rng: np.random.Generator) -> Windo
     )
 
 
-def _cut(episodes: Episodes, windows: Windows) -> Episodes:
-    """The windows as episodes of their own."""
-    offsets = np.concatenate([[0], np.cumsum(windows.length)])
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], windows.length)
-    rows = np.repeat(episodes.offsets[windows.episode] + windows.start, windows.length) + within
-    states = windows.length + 1
-    state_within = np.arange(states.sum()) - np.repeat(np.cumsum(states) - states, states)
-    state_rows = np.repeat(episodes.observation_offsets[windows.episode] + windows.start, states) + state_within
-    return Episodes(
-        observations=episodes.observations[state_rows],
-        actions=episodes.actions[rows],
-        rewards=episodes.rewards[rows],
-        terminations=episodes.terminations[rows],
-        truncations=episodes.truncations[rows],
-        offsets=offsets,
-    )
-
-
 def _checked(windows: Episodes, simulator: Simulator | None, scale: NDArray[np.float64]) -> Checked:
     if simulator is None:
         return Checked(windows, None, None)
@@ -210,7 +202,7 @@ def _correlations(
 ) -> tuple[float | None, float | None]:
     """Pearson's and Spearman's correlation."""
     if asked is None:
-        notes.append("No correlation with the asked returns: none were given.")
+        notes.append("No correlation with the asked returns: none were asked for.")
         return None, None
     if np.ptp(asked) == 0 or np.ptp(returns) == 0:
         notes.append("No correlation with the asked returns: one side is constant.")

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING
 
-from gta_datasets import plots
 from gta_datasets.data.episodes import Episodes
+from gta_datasets.page import Line, Picture, write_page
+from gta_datasets.plots import report as plots
 from gta_datasets.scores import Quality
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["write_report"]
 
@@ -45,21 +37,18 @@ def write_report(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    template = Template((resources.files("gta_datasets") / "assets" / "report.html").read_text("utf-8"))
-    figures = _figures(quality, generated, source, loss_history or ())
-    page = template.substitute(
-        title=escape(title),
-        summary=escape(" ".join(_summary(quality))),
-        size=escape(_size(generated, source)),
-        table="\n".join(_table_rows(quality)),
-        notes="\n".join(f"<p class=note>{escape(note)}</p>" for note in quality.notes),
-        method=escape(_method(quality)),
-        figures="\n".join(_figure_html(*figure) for figure in figures),
-        settings="\n".join(_setting_rows(config)),
+    return write_page(
+        path,
+        title=title,
+        summary=" ".join(_summary(quality)),
+        size=_size(generated, source),
+        columns=("Source", "Generated"),
+        lines=(Line(row.label, row.meaning, (row.source, row.generated)) for row in quality.rows()),
+        notes=quality.notes,
+        method=_method(quality),
+        pictures=_pictures(quality, generated, source, loss_history or ()),
+        settings=config,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
 
 
 def _summary(quality: Quality) -> Iterator[str]:
@@ -70,12 +59,12 @@ def _summary(quality: Quality) -> Iterator[str]:
     else:
         change = made.oracle_reward - real.oracle_reward
         yield (
-            f"In the true environment the generated states and actions earn {made.oracle_reward:.3g} per step, those of"
-            f" the source {real.oracle_reward:.3g}: a difference of {change:+.3g}."
+            f"Judged by the {quality.judge}, generated states and actions earn {made.oracle_reward:.3g} per step, those"
+            f" of the source {real.oracle_reward:.3g}: a difference of {change:+.3g}."
         )
     if made.bad_window_share is not None and real.bad_window_share is not None:
         yield (
-            f"{made.bad_window_share:.1%} of the generated windows contain a step that departs from the true dynamics"
+            f"{made.bad_window_share:.1%} of the generated windows contain a step that departs from the {quality.judge}"
             f" by more than {quality.threshold:g}; of the source's own windows it is {real.bad_window_share:.1%}."
         )
     if quality.pearson is not None:
@@ -98,54 +87,31 @@ def _method(quality: Quality) -> str:
     )
 
 
-def _table_rows(quality: Quality) -> Iterator[str]:
-    for row in quality.rows():
-        numbers = "".join(f"<td class=number>{escape(cell)}</td>" for cell in (row.source, row.generated))
-        name = f"{escape(row.label)}<span class=meaning>{escape(row.meaning)}</span>"
-        yield f"<tr><th scope=row>{name}</th>{numbers}</tr>"
-
-
-def _setting_rows(config: Mapping[str, object], prefix: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _setting_rows(value, f"{prefix}{name}.")
-        else:
-            yield f"<tr><th scope=row>{escape(prefix + str(name))}</th><td>{escape(str(value))}</td></tr>"
-
-
-def _figures(
+def _pictures(
     quality: Quality, generated: Episodes, source: Episodes, loss_history: Sequence[tuple[int, float]]
-) -> Iterator[tuple[str, Figure, str]]:
-    """Headline, picture and caption of every picture that the evidence allows."""
+) -> Iterator[Picture]:
+    """Every picture that the evidence allows."""
     evidence = quality.evidence
-    yield "Rewards", plots.rewards(generated, source, evidence), _REWARDS
+    yield Picture(
+        "Rewards", plots.rewards(generated, source, evidence, quality.judge), _REWARDS.format(judge=quality.judge)
+    )
     errors = plots.dynamics_errors(evidence, quality.threshold)
     if errors is not None:
-        yield "Dynamics", errors, _DYNAMICS
+        yield Picture("Dynamics", errors, _DYNAMICS)
     example = plots.example_window(evidence)
     if example is not None:
-        yield "One window", example, _EXAMPLE
+        yield Picture("One window", example, _EXAMPLE)
     returns = plots.asked_returns(evidence)
     if returns is not None:
-        yield "Obedience", returns, _RETURNS
-    yield "States", plots.states(generated, source), _STATES
+        yield Picture("Obedience", returns, _RETURNS)
+    yield Picture("States", plots.states(generated, source), _STATES)
     if loss_history:
-        yield "Training", plots.training_loss(loss_history), _LOSS
-
-
-def _figure_html(headline: str, figure: Figure, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return (
-        f'<h2>{escape(headline)}</h2>\n<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+        yield Picture("Training", plots.training_loss(loss_history), _LOSS)
 
 
 _REWARDS = (
     "How often each reward occurs. Blue to the right of grey: the generated data show better behaviour than the"
-    " source. Orange (dashed) is what the true environment gives for the generated states and actions: where it"
+    " source. Orange (dashed) is what the {judge} gives for the generated states and actions: where it"
     " lies left of blue, the generated data promise too much."
 )
 _DYNAMICS = (

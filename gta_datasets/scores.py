@@ -72,7 +72,8 @@ class Quality:
     source: Scores
     pearson: float | None  # asked return against `Evidence.returns`
     spearman: float | None
-    simulator: str | None  # environment and versions of the physics
+    simulator: str | None  # environment and versions of the physics, or what stood in for them
+    learned: bool  # the "true" rewards and dynamics are a learned model's
     threshold: float  # error of one step above which its window counts as bad
     checked_windows: int
     checked_transitions: int
@@ -88,9 +89,17 @@ class Quality:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "evidence"}
         return json.dumps(values, indent=2, default=asdict, allow_nan=False)
 
+    @property
+    def judge(self) -> str:
+        """What gave the "true" rewards and dynamics."""
+        return "learned model" if self.learned else "true environment"
+
     def rows(self) -> tuple[Row, ...]:
         """The table: one row per metric that could be measured."""
-        rows = [Row(line.label.format(threshold=self.threshold), *self._cells(line), line.meaning) for line in _LINES]
+        rows = [
+            Row(line.label.format(threshold=self.threshold), *self._cells(line), line.meaning.format(judge=self.judge))
+            for line in _LINES
+        ]
         rows.append(Row("Return correlation", _MISSING, _number(self.pearson), _CORRELATION.format("Pearson's")))
         rows.append(Row("Rank correlation", _MISSING, _number(self.spearman), _CORRELATION.format("Spearman's")))
         return tuple(row for row in rows if (row.source, row.generated) != (_MISSING, _MISSING))
@@ -144,7 +153,7 @@ _LINES = (
     _Line(
         "Oracle reward",
         lambda scores: scores.oracle_reward,
-        "Mean reward per step that the true environment gives for the same states and actions. Above the source's: the"
+        "Mean reward per step that the {judge} gives for the same states and actions. Above the source's: the"
         " generated data show better behaviour.",
     ),
     _Line(
@@ -155,12 +164,12 @@ _LINES = (
     _Line(
         "Reward bias",
         lambda scores: scores.reward_bias,
-        "Mean of recorded minus oracle reward. Above zero: the data promise more than the environment gives.",
+        "Mean of recorded minus oracle reward. Above zero: the data promise more than the {judge} gives.",
     ),
     _Line(
         "Dynamics error, mean",
         lambda scores: scores.dynamics_mse,
-        "How far the next state in the data is from the one the true environment reaches: squared difference, in"
+        "How far the next state in the data is from the one the {judge} reaches: squared difference, in"
         " standard deviations of the source's states, averaged over the state's dimensions. The source's own value is"
         " the floor: what the observation hides cannot be reproduced.",
     ),

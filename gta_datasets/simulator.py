@@ -1,5 +1,7 @@
 """True dynamics: states are set into MuJoCo and stepped once, so that generated transitions can be checked.
 
+Where that is impossible a learned model of the source can stand in (`StandIn`).
+
 Only environments of Gymnasium whose observation holds positions and velocities can be set to a state; for every other
 one `simulator_for` returns None and `unavailable_reason` says why. The environment class is looked up in a table of
 Gymnasium's own classes: an entry point that comes with a dataset is compared with that table and never imported.
@@ -19,8 +21,9 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from gta_datasets.errors import DatasetError
+from gta_datasets.models.dynamics import DynamicsModel
 
-__all__ = ["Simulator", "Steps", "roll_out", "simulator_for", "unavailable_reason"]
+__all__ = ["Simulator", "StandIn", "Steps", "roll_out", "simulator_for", "unavailable_reason"]
 
 # Gymnasium module -> (class, how many leading positions `exclude_current_positions_from_observation` leaves out).
 _FAMILIES = {
@@ -129,6 +132,26 @@ def _missing_physics() -> str | None:
     except ImportError:
         return "MuJoCo is not installed: pip install 'gta-datasets[mujoco]'."
     return None
+
+
+class StandIn:
+    """A learned model of the source in the place of the environment, terminations apart.
+
+    Args:
+        model: fitted to the source.
+        observation_size: of the source.
+        action_size: of the source.
+    """
+
+    name = "a learned model of the source"
+
+    def __init__(self, model: DynamicsModel, observation_size: int, action_size: int) -> None:
+        self._model, self.observation_size, self.action_size = model, observation_size, action_size
+
+    def step(self, observations: NDArray[Any], actions: NDArray[Any]) -> Steps:
+        following, rewards = self._model.predict(observations, actions)
+        none, every = np.zeros(len(rewards), np.bool_), np.ones(len(rewards), np.bool_)
+        return Steps(following, rewards, terminations=none, stable=every)
 
 
 class _MujocoSimulator:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import adapters, core, memory, policies, qualify, record
+from benchmarks import adapters, core, memory, policies, qualify, quality, record
 from gta_datasets.demo import make_demo_dataset
 from tests.builders import linear_dataset
 
@@ -65,7 +65,7 @@ def test_a_policy_is_trained_once(results: Path, monkeypatch: pytest.MonkeyPatch
         arguments = ["bench/cheetah-v0", "--variant", variant, "--preset", "smoke", *sizes]
         monkeypatch.setattr(sys, "argv", ["policies", *arguments])
         policies.main()
-    lines = policies.read_ledger(results / "policies.jsonl")
+    lines = record.read_lines(results / "policies.jsonl")
     assert [line["unit"]["variant"] for line in lines] == ["source", "gta"]
     assert all(line["returns"].keys() == {"2", "4"} for line in lines)
 
@@ -79,3 +79,28 @@ def test_the_filter_is_compared_with_the_simulator(results: Path, monkeypatch: p
     assert found["all"]["share_kept"] == 1
     kept = [figures["share_kept"] for figures in found["by_delta"].values()]
     assert kept == sorted(kept)
+
+
+def test_methods_are_measured_once_and_shown_beside_the_paper(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
+    only = ["--dataset", "sim/halfcheetah/medium-v0", "--variant", "s4rl", "--variant", "gta fixed"]
+    for _ in range(2):
+        monkeypatch.setattr(
+            sys, "argv", ["quality", "methods", "--preset", "smoke", "--num-transitions", "50", "--sample", "50", *only]
+        )
+        quality.main()
+    lines = record.read_lines(results / "quality.jsonl")
+    assert [line["unit"]["variant"] for line in lines] == ["s4rl", "gta fixed"]
+    assert lines[1]["config"]["sampling"]["condition"] == "fixed"
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["quality", "methods", "--preset", "smoke", "--show"])
+    quality.main()
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if line.startswith("| sim/halfcheetah/medium-v0"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    reward = lines[0]["quality"]["generated"]["oracle_reward"]
+    assert cells[1] == f"{lines[0]['quality']['source']['oracle_reward']:.2f} (4.77)"  # table 19
+    assert cells[2] == f"{reward:.2f} (4.77)"  # table 21
+    assert cells[3] == "- (4.78)"

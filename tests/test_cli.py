@@ -12,7 +12,7 @@ from pathlib import Path
 import minari
 import pytest
 
-from gta_datasets import cli
+from gta_datasets import augment, cli
 from gta_datasets.store import list_stores
 from tests.builders import linear_dataset
 from tests.smoke import TINY, assert_same_episode, tiny
@@ -48,7 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 def test_help_names_every_command(run: Run) -> None:
     code, output, _ = run("--help")
     assert code == 0
-    for command in ("demo", "augment", "quality", "export", "cache"):
+    for command in ("demo", "augment", "quality", "compare", "export", "cache"):
         assert re.search(rf"^\W*{command}\s", output, re.MULTILINE), command
     code, output, _ = run("cache", "--help")
     assert code == 0
@@ -56,7 +56,7 @@ def test_help_names_every_command(run: Run) -> None:
         assert re.search(rf"^\W*{command}\s", output, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("command", ["demo", "augment", "quality", "export", "cache"])
+@pytest.mark.parametrize("command", ["demo", "augment", "quality", "compare", "export", "cache"])
 def test_help_of_every_command(run: Run, command: str) -> None:
     code, output, _ = run(command, "--help")
     assert code == 0
@@ -98,6 +98,23 @@ def test_quality_as_json_and_as_a_table(run: Run, dataset: minari.MinariDataset,
     assert page.read_text().lstrip().startswith("<!")
 
 
+def test_compare_writes_a_page_and_gives_settings_to_those_who_have_them(
+    run: Run, dataset: minari.MinariDataset, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["--methods", "gta,s4rl", "--num-transitions", 60, "--set", "noise=0.5", "--report", page]
+    code, output, _ = run("compare", ID, *ARGUMENTS, *arguments)
+    assert code == 0
+    gta = tiny(dataset, num_transitions=60)
+    s4rl = augment(dataset, "s4rl", preset="smoke", num_transitions=60, noise=0.5)
+    assert s4rl.quality().table() in output
+    assert gta.quality().table() in output
+    assert page.read_text().count("<td>0.5</td>") >= 1
+    code, _, errors = run("compare", ID, *ARGUMENTS, "--methods", "gta,s4rl", "--set", "unheard=1")
+    assert code == 2
+    assert "unheard" in errors
+
+
 def test_export(run: Run, dataset: minari.MinariDataset) -> None:
     code, output, _ = run("export", ID, "cli/out-v0", *ARGUMENTS, "--num-transitions", 60)
     assert code == 0
@@ -132,8 +149,8 @@ def test_settings_become_fields(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "alhpa=1.3"], "--set alhpa=1.3 is not name=value with one of alpha, bins, "),
-        (["--set", "alpha"], "--set alpha is not name=value with one of alpha, bins, "),
+        (["--set", "alhpa=1.3"], "--set alhpa=1.3 is not name=value with one of alpha, auto_error, "),
+        (["--set", "alpha"], "--set alpha is not name=value with one of alpha, auto_error, "),
         (["--set", "alpha=much"], "alpha='much' is not allowed; choose a value of type float"),
         (["--set", "alpha=NaN"], "alpha=nan is not allowed"),
         (["--set", "horizon=1.5"], "horizon=1.5 is not allowed; choose a value of type int"),

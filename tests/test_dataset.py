@@ -404,6 +404,9 @@ def test_quality_generates_only_what_it_measures(dataset: minari.MinariDataset, 
     assert found.source.reward == pytest.approx(np.mean([e.rewards.mean(dtype=np.float64) for e in dataset]), rel=1e-5)
     assert found.pearson is not None
     assert any("No true rewards" in note for note in found.notes)
+    assert found.learned
+    assert found.simulator == "a learned model of the source"
+    assert "that the learned model gives" in str(found.rows())
 
 
 def test_the_report_is_one_file(augmented: GTAAugmentedDataset, tmp_path: Path) -> None:

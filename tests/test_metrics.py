@@ -229,7 +229,7 @@ def test_correlation_of_asked_and_discounted_returns() -> None:
     assert measure(generated, asked_returns=np.exp(returns), discount=0.9).spearman == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("asked", "reason"), [(None, "none were given"), (np.ones(12), "one side is constant")])
+@pytest.mark.parametrize(("asked", "reason"), [(None, "none were asked for"), (np.ones(12), "one side is constant")])
 def test_a_correlation_that_does_not_exist_is_noted(asked: np.ndarray | None, reason: str) -> None:
     found = measure(windows(), asked_returns=asked)
     assert found.pearson is found.spearman is None

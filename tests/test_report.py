@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gta_datasets import plots
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.errors import MissingExtraError
 from gta_datasets.metrics import Quality, quality
+from gta_datasets.plots import report as plots
 from gta_datasets.report import write_report
 from gta_datasets.simulator import Steps
 from tests.builders import linear_episodes, linear_reward, linear_step
@@ -225,6 +225,6 @@ def one_dimensional(episodes: Episodes) -> Episodes:
 def test_degenerate_data_can_be_drawn(change: Callable[[Episodes], Episodes]) -> None:
     generated, source = change(noisy()), change(SOURCE)
     evidence = measured(generated, source, simulated=False, asked=False).evidence
-    for figure in (plots.rewards(generated, source, evidence), plots.states(generated, source)):
+    for figure in (plots.rewards(generated, source, evidence, "true environment"), plots.states(generated, source)):
         with rendered(figure) as picture:
             assert picture.width > 600

@@ -13,7 +13,8 @@ from gta_datasets import GTAAugmentedDataset
 from gta_datasets.demo import make_demo_dataset
 from tests.smoke import tiny
 
-PAGES = sorted((Path(__file__).parents[2] / "docs" / "adapters").glob("*.md"))
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = [*sorted((DOCS / "adapters").glob("*.md")), DOCS / "methods.md"]
 ENV = "HalfCheetah-v5"
 
 
@@ -30,7 +31,7 @@ def test_the_examples_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     assert blocks, f"{page.name} has no example"
-    names: dict[str, object] = {"augmented": augmented, "env": gymnasium.make(ENV)}
+    names: dict[str, object] = {"augmented": augmented, "source": augmented.source, "env": gymnasium.make(ENV)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what other libraries warn of is theirs
         for block in blocks:

@@ -1,0 +1,154 @@
+"""Several methods on the same dataset side by side: one page that tells which to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from gta_datasets.dataset import GTAAugmentedDataset
+from gta_datasets.errors import ConfigError
+from gta_datasets.page import Line, Picture, write_page
+from gta_datasets.plots import comparison as plots
+from gta_datasets.scores import Quality, Scores
+
+__all__ = ["compare"]
+
+FEW_BAD_WINDOWS = 0.25
+"""Share of windows with a bad step up to which a method is recommended: bad steps cost a policy more than a good mean
+gives it."""
+
+
+def compare(
+    datasets: Mapping[str, GTAAugmentedDataset], path: str | Path, *, sample: int = 16_384, seed: int = 0
+) -> dict[str, Quality]:
+    """Measure augmented versions of one dataset, and write table and pictures to one HTML file.
+
+    Args:
+        datasets: by the names they are to have on the page; all made from the same source. What is not trained or
+            generated yet will be, as far as the measurement needs it.
+        path: the HTML file; its folder is made.
+        sample: transitions of every version that are set into the simulator.
+        seed: of the samples.
+
+    Returns:
+        The numbers by name, each as `GTAAugmentedDataset.quality` gives them.
+
+    Raises:
+        ConfigError: there is nothing to compare, or the versions have different sources.
+        MissingExtraError: matplotlib is not installed.
+    """
+    sources = sorted({str(dataset.source.id) for dataset in datasets.values()})
+    if len(sources) != 1:
+        raise ConfigError(f"compare needs augmented versions of one dataset; given: {', '.join(sources) or 'none'}")
+    qualities = {name: dataset.quality(sample=sample, seed=seed) for name, dataset in datasets.items()}
+    first = next(iter(qualities.values()))
+    write_page(
+        Path(path),
+        title=f"{sources[0]}: {len(datasets)} ways to augment it",
+        summary=" ".join(_summary(qualities)),
+        size=" ".join(f"{name}: {quality.checked_windows:,} windows." for name, quality in qualities.items()),
+        columns=("Source", *qualities),
+        lines=_lines(qualities),
+        notes=dict.fromkeys(note for quality in qualities.values() for note in quality.notes),
+        method=_method(first),
+        pictures=_pictures(qualities),
+        settings={name: dataset.config.to_dict() for name, dataset in datasets.items()},
+    )
+    return qualities
+
+
+def _lines(qualities: Mapping[str, Quality]) -> Iterator[Line]:
+    """The rows of all tables; the source's numbers are those that go with the first method's windows."""
+    tables = [{row.label: row for row in quality.rows()} for quality in qualities.values()]
+    for label in dict.fromkeys(label for table in tables for label in table):
+        found = [table.get(label) for table in tables]
+        one = next(row for row in found if row is not None)
+        yield Line(label, one.meaning, (one.source, *("-" if row is None else row.generated for row in found)))
+
+
+def _summary(qualities: Mapping[str, Quality]) -> Iterator[str]:
+    """Who is best at what, and a recommendation."""
+    judge = next(iter(qualities.values())).judge
+    best = _first(qualities, lambda scores: None if scores.oracle_reward is None else -scores.oracle_reward)
+    if best is not None:
+        reward = qualities[best].generated.oracle_reward
+        yield f"{best} earns most by the {judge}: {reward:.3g} per step (source: {_source_reward(qualities):.3g})."
+    closest = _first(qualities, lambda scores: scores.dynamics_mse)
+    if closest is not None:
+        yield f"{closest} obeys the dynamics best (error {qualities[closest].generated.dynamics_mse:.3g})."
+    newest = _first(qualities, lambda scores: None if scores.novelty is None else -scores.novelty.both)
+    if newest is not None:
+        yield f"{newest} is furthest from the source."
+    sound = {
+        name: quality
+        for name, quality in qualities.items()
+        if quality.generated.bad_window_share is not None and quality.generated.bad_window_share <= FEW_BAD_WINDOWS
+    }
+    recommended = _first(sound, lambda scores: None if scores.oracle_reward is None else -scores.oracle_reward)
+    if recommended is not None:
+        yield (
+            f"To begin with, use {recommended}: of the methods with bad steps in at most {FEW_BAD_WINDOWS:.0%} of the"
+            " windows it earns most, and bad steps cost a policy more than a good mean gives it."
+        )
+    elif best is not None:
+        yield (
+            f"Every method has bad steps in more than {FEW_BAD_WINDOWS:.0%} of the windows, which can cost a policy"
+            " more than a good mean gives it: qualify=0.03 leaves such windows out."
+        )
+
+
+def _first(qualities: Mapping[str, Quality], key: Callable[[Scores], float | None]) -> str | None:
+    """The method with the lowest key; None where nobody has one."""
+    keys = {name: key(quality.generated) for name, quality in qualities.items()}
+    measured = {name: value for name, value in keys.items() if value is not None}
+    return min(measured, key=lambda name: measured[name]) if measured else None
+
+
+def _source_reward(qualities: Mapping[str, Quality]) -> float:
+    source = next(iter(qualities.values())).source
+    return source.reward if source.oracle_reward is None else source.oracle_reward
+
+
+def _method(quality: Quality) -> str:
+    if quality.simulator is None:
+        return "Nothing was simulated."
+    return (
+        f"About {quality.checked_transitions:,} transitions of every version, in whole windows drawn at random (seed"
+        f" {quality.seed}), were set into {quality.simulator} and stepped. The source's numbers belong to windows as"
+        " long as those of the first version; shares of windows compare only between windows of equal length."
+    )
+
+
+def _pictures(qualities: Mapping[str, Quality]) -> Iterator[Picture]:
+    yield Picture("Rewards", plots.rewards(qualities), _REWARDS)
+    for headline, figure, caption in (
+        ("Dynamics", plots.dynamics_errors(qualities), _DYNAMICS),
+        ("New and true", plots.novelty_and_error(qualities), _NOVELTY),
+        ("Trajectories", plots.strips(qualities), _STRIPS),
+    ):
+        if figure is not None:
+            yield Picture(headline, figure, caption)
+    yield Picture("States", plots.states(qualities), _STATES)
+
+
+_REWARDS = (
+    "How often each reward occurs in one step. Grey is the source. Mass to the right of it: better behaviour than the"
+    " source shows."
+)
+_DYNAMICS = (
+    "How many steps stay below an error. Further left is better; the source's own curve (grey) is the best that can be"
+    " expected."
+)
+_NOVELTY = (
+    "Every dot is a method: further right, its transitions are newer; further down, they are truer. The lower right"
+    " corner is where one wants to be."
+)
+_STRIPS = (
+    "A window of median error of each method, its first 32 steps. Above, what was generated: every row is a dimension"
+    " of the state, every column a step, red is high and blue low. Below, what the dynamics make of the window's first"
+    " state and actions. The more alike the two, the better."
+)
+_STATES = (
+    "States seen from the two directions in which the source (light grey) varies most. Colour on the grey cloud: known"
+    " territory; colour beside it: states that the source does not hold."
+)

@@ -1,0 +1,89 @@
+"""Several methods on one page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import minari
+import pytest
+
+import gta_datasets
+from gta_datasets import compare
+from gta_datasets.demo import make_demo_dataset
+from gta_datasets.errors import ConfigError
+from tests.builders import linear_dataset
+from tests.smoke import tiny
+
+
+@pytest.fixture(scope="module")
+def cheetah() -> minari.MinariDataset:
+    return make_demo_dataset("comparison/cheetah-v0", episodes=2)
+
+
+def rows_of(page: str) -> dict[str, list[str]]:
+    """Cells of the table of numbers by label."""
+    table = page[page.index("<table>") : page.index("</table>")]
+    return {
+        re.findall(r"<th scope=row>(.*?)<span", row)[0]: re.findall(r"<td class=number>(.*?)</td>", row)
+        for row in table.split("<tr>")[2:]
+    }
+
+
+def test_every_method_has_its_column_and_the_page_says_who_is_best(
+    cheetah: minari.MinariDataset, tmp_path: Path
+) -> None:
+    versions = {
+        "ours": tiny(cheetah, num_transitions=300),
+        "noise": gta_datasets.augment(cheetah, "s4rl", preset="smoke"),
+    }
+    path = tmp_path / "new" / "page.html"
+    found = compare(versions, path, sample=300)
+    assert list(found) == ["ours", "noise"]
+    assert found["noise"] == versions["noise"].quality(sample=300)
+    page = path.read_text()
+    assert re.findall(r'class="number">(.*?)</th>', page) == ["Source", "ours", "noise"]
+    rows = rows_of(page)
+    assert [len(cells) for cells in rows.values()] == [3] * len(rows)
+    assert rows["Oracle reward"][1:] == [f"{quality.generated.oracle_reward:.4g}" for quality in found.values()]
+    assert "noise obeys the dynamics best" in page
+    assert page.count("<img") == 5
+    assert page.count("data:image/png;base64") == 5
+    assert re.search(r"noise\.perturbation\.noise", page)
+
+
+def test_without_a_simulator_the_learned_model_judges(tmp_path: Path) -> None:
+    linear = linear_dataset("comparison/linear-v0")
+    found = compare({"one": tiny(linear)}, tmp_path / "page.html", sample=50)
+    assert found["one"].learned
+    assert "by the learned model" in (tmp_path / "page.html").read_text()
+
+
+def test_a_method_with_many_bad_windows_is_not_recommended(cheetah: minari.MinariDataset, tmp_path: Path) -> None:
+    barely_trained = tiny(cheetah, num_transitions=300)
+    page = tmp_path / "page.html"
+    quality = compare({"wild": barely_trained}, page, sample=300)["wild"]
+    assert quality.generated.bad_window_share is not None
+    assert quality.generated.bad_window_share > 0.25
+    assert "Every method has bad steps in more than 25% of the windows" in page.read_text()
+
+
+def test_there_must_be_one_source(tmp_path: Path) -> None:
+    one, other = linear_dataset("comparison/one-v0"), linear_dataset("comparison/other-v0")
+    with pytest.raises(ConfigError, match="of one dataset; given: comparison/one-v0, comparison/other-v0"):
+        compare({"a": tiny(one), "b": tiny(other)}, tmp_path / "page.html")
+    with pytest.raises(ConfigError, match="given: none"):
+        compare({}, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("method", ["gta", "s4rl", "synther", "diffstitch"])
+def test_every_method_can_be_measured(cheetah: minari.MinariDataset, method: str) -> None:
+    found = gta_datasets.augment(cheetah, method, preset="smoke", num_transitions=200, progress=False).quality(
+        sample=200
+    )
+    assert found.generated.oracle_reward is not None
+    assert json.loads(found.to_json())["generated"]["dynamics_mse"] == found.generated.dynamics_mse
+    asks = method != "synther"  # which makes transitions from nothing
+    assert asks != any("none were asked for" in note for note in found.notes)
