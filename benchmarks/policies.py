@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -46,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     unit = {name: value for name, value in vars(arguments).items() if name != "every"}
     ledger = record.RESULTS / "policies.jsonl"
-    if any(line["unit"] == unit for line in read_ledger(ledger)):
+    if any(line["unit"] == unit for line in record.read_lines(ledger)):
         print("done already")
         return
     started = time.perf_counter()
@@ -57,11 +56,6 @@ def main() -> None:
         {"unit": unit, "returns": scores, "seconds": round(time.perf_counter() - started)},
     )
     print(json.dumps(scores))
-
-
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The lines of finished runs."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def train(arguments: argparse.Namespace) -> dict[int, dict[str, float]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["RESULTS", "append_line", "write_record"]
+__all__ = ["RESULTS", "append_line", "read_lines", "write_record"]
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
@@ -37,6 +37,11 @@ def append_line(ledger: Path, module: str, measured: Mapping[str, Any], *, packa
     ledger.parent.mkdir(parents=True, exist_ok=True)
     with ledger.open("a") as file:
         file.write(json.dumps(dict(measured) | _circumstances(module, packages)) + "\n")
+
+
+def read_lines(ledger: Path) -> list[dict[str, Any]]:
+    """The lines of a ledger; none where there is no file."""
+    return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
 
 
 def _circumstances(module: str, packages: Sequence[str]) -> dict[str, Any]:
