@@ -48,6 +48,7 @@ class _Origin(NamedTuple):
     source: Episodes
     episode: NDArray[np.int64]  # (G,) -1 if it comes from no window
     start: NDArray[np.int64]  # (G,)
+    known_return: NDArray[np.float32]  # (G,) return-to-go of the first step, NaN where that is the window's
     augmenter: Augmenter
 
 
@@ -106,6 +107,7 @@ class Corpus:
             pipeline.source.episodes,
             combined.source_episode[generated],
             combined.source_start[generated],
+            combined.start_return[generated],
             pipeline.augmenter,
         )
 
@@ -143,8 +145,9 @@ class Corpus:
         """Undiscounted return-to-go at the first step of every episode, (E,).
 
         That of a recorded episode, and of a generated trajectory without a source window, is the sum of its rewards.
-        Any other generated trajectory starts at its source window's (GTA, appendix E.4), amplified as when the
-        trajectory was generated, or as it is.
+        Where the method knows the return of a trajectory, as of one that ends on a recorded episode, it is that. Any
+        other generated trajectory starts at its source window's (GTA, appendix E.4), amplified as when the trajectory
+        was generated, or as it is.
 
         Raises:
             ConfigError: `kind` is not known.
@@ -152,13 +155,13 @@ class Corpus:
         check_return_to_go(kind)
         returns = self.episode_returns.copy()
         if self._origin is not None:
-            source, episode, start, augmenter = self._origin
+            source, episode, start, known, augmenter = self._origin
             placed = np.flatnonzero(episode >= 0)
             every = returns_to_go(source, discount=1.0)
             of_window = every[source.offsets[episode[placed]] + start[placed]]
             if kind == "amplified":
                 of_window = augmenter.asked_returns(of_window, best=float(every.max()))
-            returns[self.num_real_episodes + placed] = of_window
+            returns[self.num_real_episodes + placed] = np.where(np.isnan(known[placed]), of_window, known[placed])
         return returns
 
     def returns_to_go(self, kind: ReturnToGo) -> NDArray[np.float32]:

@@ -61,6 +61,7 @@ class Combined:
     num_source: int  # S
     source_episode: NDArray[np.int64]  # (G,)
     source_start: NDArray[np.int64]  # (G,) first transition within the source episode
+    start_return: NDArray[np.float32]  # (G,) return-to-go of the first step where the method knows it, otherwise NaN
 
 
 class Pipeline:
@@ -256,6 +257,8 @@ class Pipeline:
             for name in ("source_episode", "source_start")
         }
         source = self.source.episodes
+        known = [shard.get("start_return", _unknown(size))[:size] for shard, size in zip(shards, sizes, strict=True)]
+        origin["start_return"] = np.concatenate(known)
         return Combined(EpisodeTable.of([source, *parts]), source.num_episodes, **origin)
 
     def trajectory(self, number: int) -> dict[str, Any]:
@@ -304,3 +307,7 @@ class Pipeline:
         store.write_manifest({"kind": "model", **self.description})
         with store.working("model", timeout=MODEL_LOCK_TIMEOUT):
             return model.fit(store.path, progress=self.progress)
+
+
+def _unknown(size: int) -> NDArray[np.float32]:
+    return np.full(size, np.nan, np.float32)

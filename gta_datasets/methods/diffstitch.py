@@ -141,6 +141,7 @@ class DiffStitch:
             "source_start": plans.source_start,
             "source_return": self._return_from(plans.source_episode, plans.source_start).astype(np.float32),
             "asked_return": asked.astype(np.float32),
+            "start_return": asked.astype(np.float32),
             "target_episode": plans.target_episode,
             "target_start": plans.target_start,
             "stitch_start": np.full(len(lengths), plans.before),

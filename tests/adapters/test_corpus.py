@@ -12,7 +12,7 @@ import minari
 import numpy as np
 import pytest
 
-from gta_datasets import GTAAugmentedDataset
+from gta_datasets import GTAAugmentedDataset, augment
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import ConfigError, DatasetError
 from tests.builders import edit_file, linear_dataset, make_dataset
@@ -159,6 +159,23 @@ def test_a_trajectory_without_a_source_window_has_its_own_returns(kind: str, mon
     changed = dataclasses.replace(combined, source_episode=np.full(len(without), -1))
     monkeypatch.setitem(pipeline.__dict__, "combined", changed)
     np.testing.assert_array_equal(Corpus(augmented).start_returns(kind), before.episode_returns)
+
+
+@pytest.mark.parametrize("kind", ["amplified", "source"])
+def test_a_stitched_trajectory_has_the_return_that_it_leads_to(kind: str, tmp_path: Path) -> None:
+    """Not that of its first piece's episode: after the bridge comes the rest of another."""
+    source = linear_dataset(f"corpus/stitched-{kind}-v0", lengths=(30,) * 8)
+    augmented = augment(source, "diffstitch", preset="smoke", cache_dir=tmp_path, num_transitions=60, progress=False)
+    corpus = Corpus(augmented)
+    shard = augmented.storage.pipeline.shard(0)
+    start, length, rewards = shard["stitch_start"], shard["stitch_length"], corpus.rewards
+    for number in range(len(augmented.generated)):
+        first = corpus.episodes.offsets[corpus.num_real_episodes + number]
+        arrival = first + start[number] + length[number]
+        target = source[int(shard["target_episode"][number])].rewards[shard["target_start"][number] :]
+        to_go = corpus.returns_to_go(kind)
+        np.testing.assert_allclose(to_go[arrival], target.sum(), atol=1e-3)
+        np.testing.assert_allclose(to_go[first], rewards[first:arrival].sum() + target.sum(), atol=1e-3)
 
 
 def test_subsequences_end_with_their_transition(augmented: GTAAugmentedDataset) -> None:
