@@ -10,6 +10,7 @@ import pytest
 from gta_datasets.config import (
     DataConfig,
     DynamicsConfig,
+    FlowConfig,
     GTAConfig,
     NetworkConfig,
     QualificationConfig,
@@ -23,6 +24,7 @@ from gta_datasets.presets import PRESETS, TASKS
 STAGES = {
     "qualification": QualificationConfig,
     "search": SearchConfig,
+    "flow": FlowConfig,
     "dynamics": DynamicsConfig,
     "data": DataConfig,
     "network": NetworkConfig,
@@ -53,13 +55,14 @@ def another_value(name: str, value: object) -> object:
         "precision": "float32",
         "sampler": "heun",
         "condition": "fixed",
-        "relabel": True,
         "source_quantile": 0.5,
         "width": 64,
         "alpha": 1.6,
     }
     if name in choices:
         return choices[name]
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, int):
         return value + 1
     assert isinstance(value, float)
@@ -136,6 +139,14 @@ def test_levels_may_be_left_to_the_data(name: str) -> None:
         GTAConfig().replace(**{name: "automatic"})
     with pytest.raises(ConfigError, match="guidance='auto' is not allowed"):
         GTAConfig().replace(guidance="auto")
+
+
+@pytest.mark.parametrize("condition", ["none", "rewards"])
+def test_a_flow_map_learns_what_returns_do(condition: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"condition='{condition}' is not allowed; choose one of 'amplified', 'fixed'"
+    ):
+        GTAConfig().replace(flow_steps=2, condition=condition)
 
 
 def test_unknown_keywords_are_named_with_the_known_ones() -> None:

@@ -5,7 +5,7 @@ they stay out of `data_fields`, and so out of the cache key.
 """
 
 from gta_datasets.config.diffstitch import DiffStitchConfig, StateConfig, StitchingConfig
-from gta_datasets.config.gta import GTAConfig, SearchConfig
+from gta_datasets.config.gta import FlowConfig, GTAConfig, SearchConfig
 from gta_datasets.config.method import MethodConfig
 from gta_datasets.config.models import DynamicsConfig, QualificationConfig
 from gta_datasets.config.s4rl import NoiseConfig, ReadingConfig, S4RLConfig
@@ -16,6 +16,7 @@ __all__ = [
     "DataConfig",
     "DiffStitchConfig",
     "DynamicsConfig",
+    "FlowConfig",
     "GTAConfig",
     "MethodConfig",
     "NetworkConfig",

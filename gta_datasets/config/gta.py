@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from gta_datasets.config.fields import Stage, require
+from gta_datasets.config.fields import Stage, require, require_choice
 from gta_datasets.config.method import MethodConfig
 from gta_datasets.config.stages import DataConfig, NetworkConfig, SamplingConfig, TrainingConfig
 
-__all__ = ["GTAConfig", "SearchConfig"]
+__all__ = ["FlowConfig", "GTAConfig", "SearchConfig"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,29 @@ class SearchConfig(Stage):
 
 
 @dataclass(frozen=True)
+class FlowConfig(Stage):
+    """A flow map distilled from the trained denoiser, in the place of the sampler."""
+
+    flow_steps: int = 0  # network evaluations per window, each a jump; 0 for the sampler
+    flow_end: float = 0.1  # lowest noise level that a jump starts from
+    flow_noise: bool = True  # noise is added again between two jumps
+    flow_guidance: float = 3.0  # guidance scale of what is distilled
+    flow_levels: int = 10  # noise levels of the solver that the flow map learns from
+    distill_steps: int = 2_000
+    distill_batch_size: int = 128  # windows per step
+    distill_rate: float = 1e-3  # learning rate
+
+    def _check(self) -> None:
+        require(0 <= self.flow_steps <= 8, "flow_steps", self.flow_steps, "0, or up to 8")
+        require(self.flow_guidance >= 0, "flow_guidance", self.flow_guidance, "a number of at least 0")
+        require(self.flow_levels >= 2, "flow_levels", self.flow_levels, "at least 2")
+        for name in ("flow_end", "distill_rate"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        for name in ("distill_steps", "distill_batch_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
 class GTAConfig(MethodConfig):
     """Everything Generative Trajectory Augmentation can be told (GTA, arXiv 2405.16907)."""
 
@@ -37,6 +60,11 @@ class GTAConfig(MethodConfig):
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     search: SearchConfig = SearchConfig()
+    flow: FlowConfig = FlowConfig()
+
+    def __post_init__(self) -> None:
+        if self.flow.flow_steps > 0:
+            require_choice("condition", self.sampling.condition, ("amplified", "fixed"))  # what a flow map learns
 
     @property
     def invalid(self) -> Literal["error", "drop"]:

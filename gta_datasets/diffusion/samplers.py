@@ -23,6 +23,7 @@ __all__ = [
     "dpm_solver_2m",
     "exploration_sigma",
     "heun",
+    "heun_step",
     "karras_schedule",
     "stochastic_heun",
 ]
@@ -63,11 +64,12 @@ def _denoise_at(denoise: Denoise, x: Tensor, sigma: float, condition: Condition)
 def heun(denoise: Denoise, x: Tensor, sigmas: list[float], condition: Condition) -> Tensor:
     """Deterministic second-order sampler (Karras et al. 2022, algorithm 1)."""
     for now, after in itertools.pairwise(sigmas):
-        x = _heun_step(denoise, x, now, after, condition)
+        x = heun_step(denoise, x, now, after, condition)
     return x
 
 
-def _heun_step(denoise: Denoise, x: Tensor, now: float, after: float, condition: Condition) -> Tensor:
+def heun_step(denoise: Denoise, x: Tensor, now: float, after: float, condition: Condition) -> Tensor:
+    """One step of the ODE from level `now` to level `after`, to second order unless that is 0."""
     slope = (x - _denoise_at(denoise, x, now, condition)) / now
     moved = x + (after - now) * slope
     if after == 0:
@@ -109,7 +111,7 @@ def stochastic_heun(
             raised = now * (1 + gamma)
             x = x + inflation * math.sqrt(raised**2 - now**2) * noise(step) * condition.mask
             now = raised
-        x = _heun_step(denoise, x, now, after, condition)
+        x = heun_step(denoise, x, now, after, condition)
     return x
 
 

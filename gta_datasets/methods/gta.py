@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gta_datasets.config import GTAConfig, SamplingConfig
 from gta_datasets.data.bank import Columns, WindowBank, WindowBatch
@@ -25,22 +25,27 @@ from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import amplify, asked_returns, returns_to_go
 from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
+from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap
 from gta_datasets.diffusion.samplers import exploration_sigma
 from gta_datasets.methods.assemble import assemble_shard
 from gta_datasets.methods.base import Consulted, Shard
-from gta_datasets.methods.levels import LevelSearch
+from gta_datasets.methods.distilled import DistilledFlow
+from gta_datasets.methods.levels import MUS, LevelSearch
 from gta_datasets.methods.sampling import normal_numbers, sample_windows
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.models.reward import RewardModel
 from gta_datasets.networks import build_network
 from gta_datasets.networks.precision import autocast
-from gta_datasets.seeding import torch_generator
+from gta_datasets.seeding import numpy_generator, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
 __all__ = ["GTA"]
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same configuration would give other trajectories."""
+
+MOST_AMPLIFIED = 1.5
+"""Up to which alpha a flow map learns what to do."""
 
 
 class GTA:
@@ -62,7 +67,11 @@ class GTA:
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
         self._rewards = RewardModel(source, config.dynamics, seed=seed, device=device)
         self._levels: LevelSearch | None = None
+        self._flow: DistilledFlow | None = None
         self._models: dict[str, Consulted] = {"rewards": self._rewards} if config.sampling.relabel else {}
+        if config.flow.flow_steps > 0:
+            self._flow = self._new_flow()
+            self._models["flow map"] = self._flow
         if "auto" in (config.sampling.alpha, config.sampling.mu):
             judge = DynamicsModel(source, config.dynamics, seed=seed, device=device)
             self._levels = LevelSearch(
@@ -96,6 +105,16 @@ class GTA:
         """Mean and spread of the returns; 1 where they are all the same."""
         spread, rounding = float(self._returns.std()), 1e-9 * float(np.abs(self._returns).max())
         return float(self._returns.mean()), spread if spread > rounding else 1.0
+
+    @cached_property
+    def _training_draws(self) -> TrainingDraws:
+        return TrainingDraws(self._source.episodes, self._index, self._returns, self._config.data, self._seed)
+
+    @property
+    def _trained(self) -> Fitted[EDMDenoiser]:
+        if self._fitted is None:
+            raise RuntimeError("fit() must be called before generate()")
+        return self._fitted
 
     @property
     def models(self) -> Mapping[str, Consulted]:
@@ -131,7 +150,8 @@ class GTA:
 
     @property
     def sampling_identity(self) -> Mapping[str, Any]:
-        return self._config.data_fields("sampling")
+        stages = ("sampling",) if self._flow is None else ("sampling", "flow")
+        return self._config.data_fields(*stages)
 
     def is_fitted(self, folder: Path) -> bool:
         return is_fitted(folder)
@@ -160,8 +180,7 @@ class GTA:
 
     def _rewrite(self, windows: Windows, shard: int, streams: str, sampling: SamplingConfig) -> Shard:
         """Generated trajectories for some windows; `streams` tells the random numbers of attempts apart."""
-        if self._fitted is None:
-            raise RuntimeError("fit() must be called before generate()")
+        denoiser = self._trained.module
         batch, source_return = self._gather(windows), self._returns_of(windows)
         asked_return = asked_returns(source_return, sampling, best=float(self._returns.max()))
         condition = self._condition(batch, asked_return)
@@ -170,8 +189,12 @@ class GTA:
         rows, known = self._with_known(batch, sampling)
         sigma = exploration_sigma(sampling.exploration)
         noise = normal_numbers(rows.shape, seed=self._seed, prefix=streams, number=shard, device=self._device)
-        with self._precision():
-            made = sample_windows(self._fitted.module, rows, condition, sampling, sigma=sigma, noise=noise, known=known)
+        if self._flow is not None:
+            size = sampling.generate_batch_size
+            made = self._flow.sample(rows, condition, sigma=sigma, size=size, noise=noise)
+        else:
+            with self._precision():
+                made = sample_windows(denoiser, rows, condition, sampling, sigma=sigma, noise=noise, known=known)
         assembled = assemble_shard(
             made.cpu().numpy(),
             windows,
@@ -221,23 +244,49 @@ class GTA:
         on_device = torch.from_numpy(standardised).to(self._device)
         return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
 
+    def _new_flow(self) -> DistilledFlow:
+        sampling = self._config.sampling
+        mu = max(MUS) if isinstance(sampling.mu, str) else sampling.mu
+        return DistilledFlow(
+            self.model_identity,
+            self._config.flow,
+            sampling,
+            sigma=exploration_sigma(mu),
+            denoiser=lambda: self._trained.module,
+            network=lambda: FlowMap(self._new_network(EXTRA_CONTEXT)),
+            batches=self._asked_batch,
+            precision=self._precision,
+            seed=self._seed,
+            device=self._device,
+        )
+
+    def _asked_batch(self, step: int) -> tuple[Tensor, Condition]:
+        """Windows to distil on, asked for returns amplified by any alpha that may be wanted."""
+        windows = self._training_draws.draw(step, self._config.flow.distill_batch_size)
+        batch = self._gather(windows)
+        alpha = 1 + (MOST_AMPLIFIED - 1) * numpy_generator(self._seed, "distil alpha", step).random()
+        sampling = dataclasses.replace(self._config.sampling, alpha=alpha)
+        asked = asked_returns(self._returns_of(windows), sampling, best=float(self._returns.max()))
+        return batch.rows, self._condition(batch, asked)
+
     def _precision(self) -> torch.autocast:
         return autocast(self._config.network.precision, self._device)
 
     def _new_denoiser(self) -> EDMDenoiser:
+        return EDMDenoiser(self._new_network()).to(self._device)
+
+    def _new_network(self, extra_context: int = 0) -> nn.Module:
         columns, horizon = self._columns, self._config.data.horizon
-        inputs = columns.num_generated + int(columns.context.sum())
+        inputs = columns.num_generated + int(columns.context.sum()) + extra_context
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            network = build_network(self._config.network, horizon + 1, inputs, columns.num_generated)
-        return EDMDenoiser(network).to(self._device)
+            return build_network(self._config.network, horizon + 1, inputs, columns.num_generated)
 
     def _loss(self, denoiser: EDMDenoiser) -> Callable[[int], Tensor]:
         training = self._config.training
-        draws = TrainingDraws(self._source.episodes, self._index, self._returns, self._config.data, self._seed)
 
         def loss_of_step(step: int) -> Tensor:
-            windows = draws.draw(step, training.train_batch_size)
+            windows = self._training_draws.draw(step, training.train_batch_size)
             batch = self._gather(windows)
             condition = self._condition(batch, self._returns_of(windows))
             generator = torch_generator(self._seed, "train", step, self._device)

@@ -24,7 +24,7 @@ from gta_datasets.errors import CacheError
 from gta_datasets.methods.base import Shard
 from gta_datasets.models.dynamics import DynamicsModel
 
-__all__ = ["LevelSearch"]
+__all__ = ["MUS", "LevelSearch"]
 
 ALPHAS, MUS = (1.1, 1.3, 1.5), (0.1, 0.25, 0.5)
 """What is tried, from the least to the most: the range of GTA, appendix C."""

@@ -16,7 +16,7 @@ from gta_datasets.diffusion.inpainting import inpainted
 from gta_datasets.diffusion.samplers import dpm_solver_2m, heun, karras_schedule, stochastic_heun
 from gta_datasets.seeding import torch_generator
 
-__all__ = ["Numbers", "in_batches", "normal_numbers", "sample_windows", "solve"]
+__all__ = ["Numbers", "guided_above", "in_batches", "normal_numbers", "sample_windows", "solve"]
 
 BLOCK = 32
 """Windows in the smallest network evaluation."""
@@ -60,13 +60,20 @@ def sample_windows(
         Normalised generated windows, (B, R, F); padding is 0.
     """
     batched = in_batches(denoise, config.generate_batch_size)
-    # With little exploration the fixed levels would lie above the start: nothing would be guided or refined.
-    lowest_guided, end = (min(level, sigma / 8) for level in (config.guidance_start, config.sigma_end))
-    guide = guided(batched, config.guidance, interval=(lowest_guided, float("inf")))
+    guide, end = guided_above(batched, config, scale=config.guidance, sigma=sigma)
     if known is not None:
         guide = inpainted(guide, known, rows)
     noisy = rows + sigma * noise("start", 0) * condition.mask
     return solve(guide, noisy, condition, config, sigma=sigma, end=end, noise=noise)
+
+
+def guided_above(denoise: Denoise, config: SamplingConfig, *, scale: float, sigma: float) -> tuple[Denoise, float]:
+    """The denoiser guided down to the lowest level of a configuration, and the last level before 0, from `sigma` down.
+
+    With little exploration the fixed levels would lie above the start: nothing would be guided or refined.
+    """
+    lowest_guided, end = (min(level, sigma / 8) for level in (config.guidance_start, config.sigma_end))
+    return guided(denoise, scale, interval=(lowest_guided, float("inf"))), end
 
 
 def solve(

@@ -24,6 +24,7 @@ from gta_datasets import GTAAugmentedDataset
 from gta_datasets.config import GTAConfig
 from gta_datasets.errors import CacheError, UntrustedDatasetError
 from gta_datasets.methods import gta as gta_module
+from gta_datasets.methods.distilled import DistilledFlow
 from gta_datasets.methods.gta import GTA
 from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
@@ -55,7 +56,7 @@ def another(value: Any, choices: tuple[str, ...]) -> Any:
         return next(choice for choice in choices if choice != value)
     if isinstance(value, int):
         return value + 1
-    return 0.9 * value + 0.01 if value < 1 else 1.05 * value
+    return 0.8 * value + 0.01 if value < 1 else 1.05 * value
 
 
 def other_value(augmented: GTAAugmentedDataset, name: str) -> Any:
@@ -73,7 +74,7 @@ def dataset() -> minari.MinariDataset:
 def untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every model has the same weights and costs nothing: what is left of a key is what it is computed from."""
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
-    for model in (GTA, DynamicsModel, RewardModel, LevelSearch):
+    for model in (GTA, DynamicsModel, RewardModel, LevelSearch, DistilledFlow):
         monkeypatch.setattr(model, "fit", lambda self, folder, *, progress: "weights")
 
 
@@ -87,7 +88,7 @@ def test_row_9_fields_that_affect_data_change_the_key_and_others_do_not(
     dataset: minari.MinariDataset, name: str
 ) -> None:
     # What is filtered, and found by trying, depends on most.
-    base = {"qualify": 0.5} | ({"mu": "auto"} if name != "mu" else {})
+    base = {"qualify": 0.5, "flow_steps": 2} | ({"mu": "auto"} if name != "mu" else {})
     first = tiny(dataset, **base)
     second = tiny(dataset, **base | {name: other_value(first, name)})
     assert first.config != second.config
@@ -98,7 +99,9 @@ def test_row_9_fields_that_affect_data_change_the_key_and_others_do_not(
 def test_row_9_who_qualifies_and_seeks_nothing_does_not_care_how(dataset: minari.MinariDataset) -> None:
     base = tiny(dataset)
     stages = base.config.to_dict()
-    for name in ("qualify_attempts", *stages["dynamics"], *stages["search"]):
+    for name in ("qualify_attempts", *stages["dynamics"], *stages["search"], *stages["flow"]):
+        if name == "flow_steps":
+            continue
         assert tiny(dataset, **{name: other_value(base, name)}).key == base.key, name
 
 
@@ -106,7 +109,7 @@ def test_row_9_who_qualifies_and_seeks_nothing_does_not_care_how(dataset: minari
 def test_row_9_how_a_window_is_sampled_needs_no_other_model(dataset: minari.MinariDataset) -> None:
     base = tiny(dataset)
     stages = base.config.to_dict()
-    sampling = stages["sampling"] | stages["qualification"] | stages["dynamics"] | stages["search"]
+    sampling = stages["sampling"] | stages["qualification"] | stages["dynamics"] | stages["search"] | stages["flow"]
     for name in GTAConfig.keywords():
         same = name in sampling or name in NO_DATA
         assert (model_key(tiny(dataset, **{name: other_value(base, name)})) == model_key(base)) == same, name

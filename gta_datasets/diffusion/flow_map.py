@@ -1,0 +1,141 @@
+"""Flow maps: jumps along the ODE of a diffusion model, from any noise level to any lower one, in one evaluation.
+
+A flow map is `Phi(x, t, u) = (u/t) x + (1 - u/t) g(x, t, u)` (Kim et al. 2023, "Consistency Trajectory Models",
+equation 9; GTP, arXiv 2510.11499). With `u = 0` it is `g`, an estimate of where the ODE ends; at `u = t` it stays where
+it is. Here `g` is an EDM denoiser that is told `u` as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gta_datasets.diffusion.edm import SIGMA_DATA, Condition, Denoise, EDMDenoiser
+from gta_datasets.diffusion.samplers import SIGMA_MIN, heun_step
+
+__all__ = ["EXTRA_CONTEXT", "FlowMap", "Jump", "consistency_loss", "jump_down"]
+
+EXTRA_CONTEXT = 2
+"""Columns of context that tell the network where a jump goes."""
+
+Jump = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
+"""(x (B, R, F) at level t (B,), t, u (B,), condition) -> x at level u (B, R, F)."""
+
+
+class FlowMap(nn.Module):
+    """The flow map of a network for windows.
+
+    Args:
+        network: takes `EXTRA_CONTEXT` more columns of context, the last ones, than the denoiser it is distilled from.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.estimate = EDMDenoiser(network)
+
+    def start_from(self, denoiser: EDMDenoiser) -> FlowMap:
+        """Take over the weights of what is to be distilled, as far as they fit; then `g` ignores where a jump goes."""
+        own = self.estimate.state_dict()
+        for name, weights in denoiser.state_dict().items():
+            if own[name].shape == weights.shape:
+                own[name].copy_(weights)
+            elif own[name].ndim == 2 and own[name].shape == (len(weights), weights.shape[1] + EXTRA_CONTEXT):
+                own[name].zero_()
+                own[name][:, :-EXTRA_CONTEXT] = weights
+        return self
+
+    def forward(self, x: Tensor, now: Tensor, after: Tensor, condition: Condition) -> Tensor:
+        """Jump from the levels `now` (B,) to the levels `after` (B,), which are not above.
+
+        Args:
+            x: noisy normalised windows at the levels `now`, (B, R, F).
+            now: t, above 0.
+            after: u, in [0, t].
+            condition: what the windows are generated under; its context has two dimensions.
+
+        Returns:
+            The windows at the levels `after`, (B, R, F), zero at padding.
+        """
+        ratio = after / now
+        where = torch.stack([ratio, (after + SIGMA_MIN).log() / 4], dim=1)
+        told = replace(condition, context=torch.cat([condition.context, where], dim=1))
+        kept = ratio[:, None, None]
+        moved: Tensor = kept * x * condition.mask + (1 - kept) * self.estimate(x, now, told)
+        return moved
+
+
+def consistency_loss(
+    flow_map: Jump,
+    teacher: Denoise,
+    clean: Tensor,
+    condition: Condition,
+    levels: list[float],
+    generator: torch.Generator,
+    *,
+    straight_share: float = 0.5,
+) -> Tensor:
+    """How far a jump from a level is from the jump that starts one step of the teacher's solver further down.
+
+    Kim et al. 2023, section 3, with the flow map itself, without gradient, as the target (Song and Dhariwal 2023); from
+    the last level the target is the teacher's own estimate. Errors of `g` are weighted like a denoiser's (Karras et al.
+    2022, table 1).
+
+    Args:
+        flow_map: what is trained.
+        teacher: the denoiser, guidance included; one level per batch.
+        clean: normalised windows, (B, R, F).
+        condition: their condition.
+        levels: decreasing levels that end in 0; one of them, but not 0, is drawn for the whole batch.
+        generator: source of levels and noise.
+        straight_share: share of the jumps that go down to 0 at once.
+
+    Returns:
+        The loss, a scalar.
+    """
+    size, device = len(clean), clean.device
+    place = int(torch.randint(len(levels) - 1, (), generator=generator, device=device))
+    start, below = levels[place], levels[place + 1]
+    noise = torch.randn(clean.shape, generator=generator, device=device)
+    # The end of every jump: 0, or any level from the one below on.
+    ends = torch.tensor(levels[place + 1 :], device=device)
+    drawn = ends[torch.randint(len(ends), (size,), generator=generator, device=device)]
+    straight = torch.rand(size, generator=generator, device=device) < straight_share
+    after = torch.where(straight, torch.zeros_like(drawn), drawn)
+    now = torch.full((size,), start, device=device)
+    noisy = clean + start * noise * condition.mask
+    with torch.no_grad():
+        moved = heun_step(teacher, noisy, start, below, condition)
+        target = moved if below == 0 else flow_map(moved, torch.full_like(now, below), after, condition)
+    jumped = flow_map(noisy, now, after, condition)
+    weight = (start**2 + SIGMA_DATA**2) / (start * SIGMA_DATA) ** 2 / (1 - after / start).square()
+    error = ((jumped - target).square() * condition.mask).sum(dim=(1, 2))
+    return (weight * error).sum() / condition.mask.sum()
+
+
+def jump_down(
+    flow_map: Jump, x: Tensor, levels: list[float], condition: Condition, noise: Callable[[int], Tensor] | None = None
+) -> Tensor:
+    """Follow the flow map down a list of levels, one evaluation per level.
+
+    Args:
+        flow_map: the flow map.
+        x: noisy windows at level `levels[0]`, (B, R, F).
+        levels: decreasing levels that end in 0.
+        condition: what the windows are generated under.
+        noise: random numbers by step. With it every jump goes down to 0 and noise is added up to the next level (Song
+            et al. 2023, algorithm 1), which corrects errors of the jumps before; None to follow the ODE.
+
+    Returns:
+        Generated windows, (B, R, F).
+    """
+    for step, (now, after) in enumerate(itertools.pairwise(levels)):
+        here = torch.full((len(x),), now, dtype=x.dtype, device=x.device)
+        if noise is None or after == 0:
+            x = flow_map(x, here, torch.full_like(here, after), condition)
+        else:
+            x = flow_map(x, here, torch.zeros_like(here), condition) + after * noise(step) * condition.mask
+    return x
