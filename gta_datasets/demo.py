@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import resources
 
-import gymnasium
 import minari
-import numpy as np
 from minari.data_collector.episode_buffer import EpisodeBuffer
-from numpy.typing import NDArray
 
 from gta_datasets.data.screen import screen_id
-from gta_datasets.errors import DatasetError, MissingExtraError
+from gta_datasets.errors import DatasetError
+from gta_datasets.rollouts import SquashedGaussian, make_env, roll_out
 
 __all__ = ["DEMO_DATASET_ID", "make_demo_dataset"]
 
@@ -72,67 +69,9 @@ def _existing(dataset_id: str, description: str, episodes: int) -> minari.Minari
 
 
 def _roll_outs(episodes: int, seed: int) -> list[EpisodeBuffer]:
-    policy = _Policy.load()
+    policy = SquashedGaussian.load(resources.files("gta_datasets") / "assets" / _POLICY_FILE)
+    env = make_env(_ENV_ID)
     try:
-        env = gymnasium.make(_ENV_ID, disable_env_checker=True)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise MissingExtraError(
-            "the demo needs MuJoCo, which is not installed: pip install 'gta-datasets[mujoco]'"
-        ) from error
-    try:
-        return [_roll_out(env, policy, number, seed) for number in range(episodes)]
+        return [roll_out(env, policy, number, seed) for number in range(episodes)]
     finally:
         env.close()
-
-
-def _roll_out(
-    env: gymnasium.Env[NDArray[np.float64], NDArray[np.float32]], policy: _Policy, number: int, seed: int
-) -> EpisodeBuffer:
-    rng = np.random.default_rng((seed, number))
-    reset_seed = int(rng.integers(2**31))
-    observation, _ = env.reset(seed=reset_seed)
-    observations, actions, rewards, terminations, truncations = [observation], [], [], [], []
-    ended = False
-    while not ended:
-        action = policy.act(observation, rng)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        observations.append(observation)
-        actions.append(action)
-        rewards.append(float(reward))
-        terminations.append(terminated)
-        truncations.append(truncated)
-        ended = terminated or truncated
-    return EpisodeBuffer(
-        id=number,
-        seed=reset_seed,
-        observations=observations,
-        actions=actions,
-        rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
-        infos={},  # with None, Minari fails to print an episode
-    )
-
-
-@dataclass(frozen=True)
-class _Policy:
-    """A Gaussian squashed by tanh, as Soft Actor-Critic trains it."""
-
-    weights: dict[str, NDArray[np.float32]]
-
-    @classmethod
-    def load(cls) -> _Policy:
-        path = resources.files("gta_datasets") / "assets" / _POLICY_FILE
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return cls(dict(arrays))
-
-    def act(self, observation: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:
-        """A random action for `observation (17,)`, each entry within -1 and 1, (6,)."""
-        hidden = np.maximum(self._layer("hidden_0", observation.astype(np.float32)), 0)
-        hidden = np.maximum(self._layer("hidden_1", hidden), 0)
-        mean = self._layer("mean", hidden)
-        deviation = np.exp(np.clip(self._layer("log_std", hidden), -20, 2))
-        return np.tanh(mean + deviation * rng.standard_normal(mean.shape)).astype(np.float32)
-
-    def _layer(self, name: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return inputs @ self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]

@@ -6,11 +6,17 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from stable_baselines3 import SAC
 
-from benchmarks import adapters, core, memory, policies, qualify, quality, record
+from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record
+from benchmarks.behaviour import train
 from gta_datasets.demo import make_demo_dataset
+from gta_datasets.errors import DatasetError
+from gta_datasets.rollouts import SquashedGaussian
 from tests.builders import linear_dataset
+from tests.smoke import assert_same_episode
 
 
 @pytest.fixture
@@ -104,3 +110,60 @@ def test_methods_are_measured_once_and_shown_beside_the_paper(
     assert cells[1] == f"{lines[0]['quality']['source']['oracle_reward']:.2f} (4.77)"  # table 19
     assert cells[2] == f"{reward:.2f} (4.77)"  # table 21
     assert cells[3] == "- (4.78)"
+
+
+def test_a_dataset_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = []
+    for workers in (1, 2):
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / str(workers)))
+        made.append(datasets.make("sim/hopper/medium-replay-v0", steps=300, seed=3, workers=workers))
+    first, second = made
+    assert first.total_episodes == second.total_episodes
+    for one, other in zip(first, second, strict=True):
+        assert_same_episode(one, other)
+    assert first.total_steps >= 300
+    assert first.total_steps - len(first[-1].rewards) < 300
+    with pytest.raises(DatasetError, match="'sim/hopper/medium-replay-v0' is there already"):
+        datasets.make("sim/hopper/medium-replay-v0", steps=1)
+
+
+def test_levels_are_what_they_say() -> None:
+    returns = {
+        level: np.mean(
+            [np.sum(datasets.episode(f"sim/hopper/{level}-v0", n, seed=0).rewards, axis=0) for n in range(2)]
+        )
+        for level in ("random", "medium", "expert")
+    }
+    assert returns["random"] < 100 < returns["medium"] < returns["expert"]
+    assert returns["expert"] > 2_000
+
+
+@pytest.mark.parametrize("name", datasets.NAMES)
+def test_every_dataset_can_be_made(name: str) -> None:
+    body, level = datasets.parse(name)
+    if level != "expert":
+        made = datasets.episode(name, 1, seed=0)
+        assert len(made.observations) == len(made.rewards) + 1
+    if level in ("medium", "expert"):
+        assert datasets.remote_id(name) == f"mujoco/{body}/{level}-v0"
+    else:
+        with pytest.raises(DatasetError, match="no remote dataset of level"):
+            datasets.remote_id(name)
+
+
+def test_a_snapshot_acts_as_the_policy_it_was_taken_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ["--steps", "60", "--every", "60", "--learning-starts", "100"]
+    monkeypatch.setattr(sys, "argv", ["train", "Hopper-v5", *sizes, "--output", str(tmp_path)])
+    models = []
+    learn = SAC.learn
+    monkeypatch.setattr(SAC, "learn", lambda self, *args, **kwargs: models.append(learn(self, *args, **kwargs)))
+    train.main()
+    found = SquashedGaussian.load(tmp_path / "0000060.npz")
+    observation = np.linspace(-1, 1, 11)
+
+    class NoNoise:
+        def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+            return np.zeros(shape)
+
+    expected, _ = models[0].predict(observation.astype(np.float32), deterministic=True)
+    np.testing.assert_allclose(found.act(observation, NoNoise()), expected, atol=1e-5)

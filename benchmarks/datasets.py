@@ -1,0 +1,165 @@
+"""Datasets of D4RL's kinds, made from policies that ship with the benchmarks, or fetched.
+
+python -m benchmarks.datasets make sim/halfcheetah/medium-v0 --steps 1000000 --workers 8
+python -m benchmarks.datasets make sim/hopper/medium-expert-v0
+python -m benchmarks.datasets make sim/walker2d/medium-v0 --remote     # Farama's dataset of this kind, from the network
+
+Episode number n of a dataset depends on the seed and n alone, not on the number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import minari
+import numpy as np
+from minari.data_collector.episode_buffer import EpisodeBuffer
+
+from gta_datasets.errors import DatasetError
+from gta_datasets.rollouts import Policy, SquashedGaussian, Uniform, make_env, roll_out
+
+BEHAVIOUR = Path(__file__).parent / "behaviour"
+
+
+@dataclass(frozen=True)
+class Body:
+    """One robot: its environment, how far its policies were trained, and D4RL's reference scores."""
+
+    env_id: str
+    medium: int  # training steps of the medium policy
+    expert: int  # of the expert
+    random_return: float
+    expert_return: float
+
+
+BODIES = {
+    "halfcheetah": Body("HalfCheetah-v5", 120_000, 400_000, -280.178953, 12135.0),
+    "hopper": Body("Hopper-v5", 120_000, 400_000, -20.272305, 3234.3),
+    "walker2d": Body("Walker2d-v5", 180_000, 500_000, 1.629008, 4592.3),
+}
+LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
+NAMES = tuple(f"sim/{body}/{level}-v0" for body, level in itertools.product(BODIES, LEVELS))
+REMOTE_LEVELS = ("medium", "expert")
+EVERY = 20_000  # training steps between two policies
+
+
+def main() -> None:
+    """Make or fetch one dataset."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("make",))
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--steps", type=int, default=200_000, help="transitions, at least")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--remote", action="store_true", help="fetch Farama's dataset instead")
+    arguments = parser.parse_args()
+    if arguments.remote:
+        minari.download_dataset(remote_id(arguments.name))
+        print(remote_id(arguments.name))
+        return
+    dataset = make(arguments.name, steps=arguments.steps, seed=arguments.seed, workers=arguments.workers)
+    print(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} transitions")
+
+
+def make(name: str, *, steps: int, seed: int = 0, workers: int = 1) -> minari.MinariDataset:
+    """Roll policies out until there are `steps` transitions, and store them under `name`.
+
+    Raises:
+        DatasetError: there is a dataset of this name already.
+    """
+    if name in minari.list_local_datasets():
+        raise DatasetError(f"the dataset {name!r} is there already; minari.delete_dataset({name!r}) removes it")
+    body, level = parse(name)
+    buffers: list[EpisodeBuffer] = []
+    lengths: list[int] = []
+    with ProcessPoolExecutor(workers) as pool:
+        while sum(lengths) < steps:
+            more = -(-(steps - sum(lengths)) // max(lengths, default=1_000))
+            numbers = range(len(buffers), len(buffers) + more)
+            buffers += pool.map(partial(episode, name, seed=seed), numbers)
+            lengths = [len(buffer.rewards) for buffer in buffers]
+    needed = int(np.searchsorted(np.cumsum(lengths), steps)) + 1
+    known = BODIES[body]
+    dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
+        name,
+        buffers[:needed],
+        env=known.env_id,
+        eval_env=known.env_id,
+        algorithm_name="SAC",
+        description=f"{level}: {DESCRIPTIONS[level].format(body=known)}; seed {seed}; made by benchmarks.datasets",
+        author="gta-datasets",
+        author_email="none@example.com",
+        code_permalink="https://example.com",
+        ref_min_score=known.random_return,
+        ref_max_score=known.expert_return,
+        data_format="hdf5",
+    )
+    return dataset
+
+
+DESCRIPTIONS = {
+    "random": "uniformly random actions",
+    "medium": "stochastic roll-outs of a SAC policy after {body.medium:,} steps",
+    "medium-replay": "stochastic roll-outs of a SAC policy at every stage up to {body.medium:,} steps, in turn",
+    "medium-expert": "stochastic roll-outs of SAC policies after {body.medium:,} and {body.expert:,} steps, in turn",
+    "expert": "stochastic roll-outs of a SAC policy after {body.expert:,} steps",
+}
+
+
+def episode(name: str, number: int, *, seed: int) -> EpisodeBuffer:
+    """Episode `number` of a dataset."""
+    body, level = parse(name)
+    policies = _policies(body, level)
+    return roll_out(_env(BODIES[body].env_id), policies[number % len(policies)], number, seed)
+
+
+def parse(name: str) -> tuple[str, str]:
+    """Robot and level of a dataset's name."""
+    _, body, level = name.split("/")
+    return body, level.removesuffix("-v0")
+
+
+def remote_id(name: str) -> str:
+    """Farama's Minari dataset of the same kind.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    body, level = parse(name)
+    if level not in REMOTE_LEVELS:
+        raise DatasetError(
+            f"there is no remote dataset of level {level!r}; those there are: {', '.join(REMOTE_LEVELS)}"
+        )
+    return f"mujoco/{body}/{level}-v0"
+
+
+_env = cache(make_env)
+
+
+@cache
+def _policies(body: str, level: str) -> tuple[Policy, ...]:
+    """What acts in a dataset's episodes, in turn."""
+    known = BODIES[body]
+    medium, expert = (_load(body, step) for step in (known.medium, known.expert))
+    if level == "medium-replay":
+        return (_random(body), *(_load(body, step) for step in range(EVERY, known.medium + 1, EVERY)))
+    if level == "random":
+        return (_random(body),)
+    return {"medium": (medium,), "expert": (expert,), "medium-expert": (medium, expert)}[level]
+
+
+def _load(body: str, step: int) -> SquashedGaussian:
+    return SquashedGaussian.load(BEHAVIOUR / body / f"{step:07d}.npz")
+
+
+def _random(body: str) -> Uniform:
+    return Uniform(int(_env(BODIES[body].env_id).action_space.shape[0]))
+
+
+if __name__ == "__main__":
+    main()
