@@ -30,7 +30,7 @@ ALGORITHM_VERSION = 1
 
 
 class S4RL:
-    """S4RL on one source dataset: its episodes in their order, again and again, each time with other noise.
+    """S4RL on one source dataset: all of its episodes, shuffled, again and again, each time with other noise.
 
     Args:
         source: the dataset's arrays.
@@ -109,4 +109,9 @@ class S4RL:
     def _draw(self, shard: int) -> NDArray[np.int64]:
         """Source episodes of a shard."""
         first = shard * self._per_shard
-        return np.arange(first, first + self._per_shard) % self._source.episodes.num_episodes
+        passes, places = np.divmod(np.arange(first, first + self._per_shard), self._source.episodes.num_episodes)
+        return np.concatenate([self._order(number)[places[passes == number]] for number in np.unique(passes).tolist()])
+
+    def _order(self, number: int) -> NDArray[np.int64]:
+        """In which order a pass goes through the episodes: where few are asked for, they are no matter of their age."""
+        return numpy_generator(self._seed, "s4rl order", number).permutation(self._source.episodes.num_episodes)

@@ -21,12 +21,21 @@ def source() -> minari.MinariDataset:
     return linear_dataset("s4rl/linear-v0", lengths=(40,) * 30, terminated=(3,))
 
 
+def sources_of(generated: minari.MinariDataset, source: minari.MinariDataset) -> list[int]:
+    """Which episodes were copied: those with the same actions."""
+    known = {episode.actions.tobytes(): number for number, episode in enumerate(source)}
+    return [known[episode.actions.tobytes()] for episode in generated]
+
+
 def test_states_differ_by_the_noise_and_nothing_else_does(source: minari.MinariDataset, tmp_path: Path) -> None:
     augmented = augment(source, "s4rl", cache_dir=tmp_path)
     assert augmented.generated.total_steps == source.total_steps
     spread = np.concatenate([episode.observations for episode in source]).std(axis=0)
-    differences = []
-    for generated, episode in zip(augmented.generated, source, strict=True):
+    differences, copied = [], sources_of(augmented.generated, source)
+    assert sorted(copied) == list(range(len(source)))
+    assert copied != sorted(copied)
+    for generated, number in zip(augmented.generated, copied, strict=True):
+        episode = source[number]
         np.testing.assert_array_equal(generated.actions, episode.actions)
         np.testing.assert_array_equal(generated.rewards, episode.rewards)
         np.testing.assert_array_equal(generated.terminations, episode.terminations)
@@ -40,9 +49,18 @@ def test_states_differ_by_the_noise_and_nothing_else_does(source: minari.MinariD
 def test_more_transitions_are_further_passes_with_other_noise(source: minari.MinariDataset, tmp_path: Path) -> None:
     augmented = augment(source, "s4rl", num_transitions=2 * source.total_steps, cache_dir=tmp_path)
     generated = augmented.generated
-    assert len(generated) == 2 * len(source)
-    np.testing.assert_array_equal(generated[0].actions, generated[30].actions)
-    assert not np.array_equal(generated[0].observations, generated[30].observations)
+    first, second = np.split(np.array(sources_of(generated, source)), 2)
+    assert sorted(first) == sorted(second) == list(range(len(source)))
+    assert first.tolist() != second.tolist()
+    again = 30 + int(np.flatnonzero(second == first[0])[0])
+    np.testing.assert_array_equal(generated[0].actions, generated[again].actions)
+    assert not np.array_equal(generated[0].observations, generated[again].observations)
+
+
+def test_few_transitions_are_of_episodes_from_everywhere(source: minari.MinariDataset, tmp_path: Path) -> None:
+    """Replay data begin with a beginner's episodes."""
+    generated = augment(source, "s4rl", num_transitions=400, cache_dir=tmp_path).generated
+    assert max(sources_of(generated, source)) >= 20
 
 
 def test_nothing_is_trained_or_stored(source: minari.MinariDataset, tmp_path: Path) -> None:
@@ -87,10 +105,11 @@ def test_goals_stay(tmp_path: Path) -> None:
 
 
 def test_real_returns_are_asked_for(source: minari.MinariDataset, tmp_path: Path) -> None:
-    corpus = Corpus(augment(source, "s4rl", cache_dir=tmp_path))
+    augmented = augment(source, "s4rl", cache_dir=tmp_path)
+    copied, corpus = sources_of(augmented.generated, source), Corpus(augmented)
     for kind in ("amplified", "source"):
         starts = corpus.start_returns(kind)
-        np.testing.assert_allclose(starts[len(source) :], starts[: len(source)], rtol=1e-5)
+        np.testing.assert_allclose(starts[len(source) :], starts[: len(source)][copied], rtol=1e-5)
 
 
 def test_settings_of_other_methods_are_refused(source: minari.MinariDataset) -> None:
