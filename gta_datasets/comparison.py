@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from gta_datasets.dataset import GTAAugmentedDataset
-from gta_datasets.errors import ConfigError
+from gta_datasets.errors import ConfigError, DatasetError, DivergenceError, QualificationError
 from gta_datasets.page import Line, Picture, write_page
 from gta_datasets.plots import comparison as plots
 from gta_datasets.scores import Quality, Scores
@@ -23,6 +24,9 @@ def compare(
 ) -> dict[str, Quality]:
     """Measure augmented versions of one dataset, and write table and pictures to one HTML file.
 
+    A version that cannot be made, because no two episodes can be joined or nothing passes its filter, is left out: a
+    warning and a note on the page say why.
+
     Args:
         datasets: by the names they are to have on the page; all made from the same source. What is not trained or
             generated yet will be, as far as the measurement needs it.
@@ -35,26 +39,56 @@ def compare(
 
     Raises:
         ConfigError: there is nothing to compare, or the versions have different sources.
+        DatasetError, DivergenceError, QualificationError: no version can be made; the error of the first.
         MissingExtraError: matplotlib is not installed.
     """
-    sources = sorted({str(dataset.source.id) for dataset in datasets.values()})
-    if len(sources) != 1:
-        raise ConfigError(f"compare needs augmented versions of one dataset; given: {', '.join(sources) or 'none'}")
-    qualities = {name: dataset.quality(sample=sample, seed=seed) for name, dataset in datasets.items()}
+    source = _source_of(datasets)
+    qualities, left_out = _measured(datasets, sample, seed)
     first = next(iter(qualities.values()))
     write_page(
         Path(path),
-        title=f"{sources[0]}: {len(datasets)} ways to augment it",
+        title=f"{source}: {len(qualities)} ways to augment it",
         summary=" ".join(_summary(qualities)),
         size=" ".join(f"{name}: {quality.checked_windows:,} windows." for name, quality in qualities.items()),
         columns=("Source", *qualities),
         lines=_lines(qualities),
-        notes=dict.fromkeys(note for quality in qualities.values() for note in quality.notes),
+        notes=[*left_out, *dict.fromkeys(note for quality in qualities.values() for note in quality.notes)],
         method=_method(first),
         pictures=_pictures(qualities),
-        settings={name: dataset.config.to_dict() for name, dataset in datasets.items()},
+        settings={name: datasets[name].config.to_dict() for name in qualities},
     )
     return qualities
+
+
+def _source_of(datasets: Mapping[str, GTAAugmentedDataset]) -> str:
+    """Id of what all were made from."""
+    sources = {
+        (str(dataset.source.id), dataset.source.episode_indices.tobytes()): dataset.source
+        for dataset in datasets.values()
+    }
+    if len(sources) != 1:
+        given = sorted(f"{source.id} ({source.total_episodes} episodes)" for source in sources.values())
+        raise ConfigError(f"compare needs augmented versions of one dataset; given: {', '.join(given) or 'none'}")
+    return next(name for name, _ in sources)
+
+
+def _measured(
+    datasets: Mapping[str, GTAAugmentedDataset], sample: int, seed: int
+) -> tuple[dict[str, Quality], list[str]]:
+    """The numbers by name, and a sentence for every version that cannot be made."""
+    qualities: dict[str, Quality] = {}
+    failures: dict[str, DatasetError | DivergenceError | QualificationError] = {}
+    for name, dataset in datasets.items():
+        try:
+            qualities[name] = dataset.quality(sample=sample, seed=seed)
+        except (DatasetError, DivergenceError, QualificationError) as error:
+            failures[name] = error
+    if not qualities:
+        raise next(iter(failures.values()))
+    left_out = [f"{name} is left out: {error}." for name, error in failures.items()]
+    for sentence in left_out:
+        warnings.warn(sentence, stacklevel=3)
+    return qualities, left_out
 
 
 def _lines(qualities: Mapping[str, Quality]) -> Iterator[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import minari
@@ -12,7 +13,8 @@ import pytest
 import gta_datasets
 from gta_datasets import compare
 from gta_datasets.demo import make_demo_dataset
-from gta_datasets.errors import ConfigError
+from gta_datasets.errors import ConfigError, DatasetError
+from gta_datasets.plots.drawing import legend, new_figure
 from tests.builders import linear_dataset
 from tests.smoke import tiny
 
@@ -71,11 +73,44 @@ def test_a_method_with_many_bad_windows_is_not_recommended(cheetah: minari.Minar
 
 def test_there_must_be_one_source(tmp_path: Path) -> None:
     one, other = linear_dataset("comparison/one-v0"), linear_dataset("comparison/other-v0")
-    with pytest.raises(ConfigError, match="of one dataset; given: comparison/one-v0, comparison/other-v0"):
+    with pytest.raises(ConfigError, match=r"of one dataset; given: comparison/one-v0 \(8 .*, comparison/other-v0 \(8"):
         compare({"a": tiny(one), "b": tiny(other)}, tmp_path / "page.html")
     with pytest.raises(ConfigError, match="given: none"):
         compare({}, tmp_path / "page.html")
+    some = one.filter_episodes(lambda episode: episode.id < 3)
+    with pytest.raises(ConfigError, match=r"given: comparison/one-v0 \(3 episodes\), comparison/one-v0 \(8"):
+        compare({"a": tiny(one), "b": tiny(some)}, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_version_that_cannot_be_made_is_left_out_and_named(tmp_path: Path) -> None:
+    alone = linear_dataset("comparison/alone-v0", lengths=(40,))
+    stitched = gta_datasets.augment(alone, "diffstitch", preset="smoke", progress=False)
+    strict = tiny(alone, qualify=1e-12, qualify_attempts=1)
+    page = tmp_path / "page.html"
+    with pytest.warns(UserWarning, match="is left out") as warned:
+        found = compare({"stitched": stitched, "strict": strict, "sound": tiny(alone)}, page, sample=50)
+    assert list(found) == ["sound"]
+    sentences = [str(warning.message) for warning in warned if "is left out" in str(warning.message)]
+    assert re.match(r"stitched is left out: no two episodes can be joined: .*\.$", sentences[0])
+    assert re.match(r"strict is left out: shard 0: .* still exceed qualify=1e-12 .*\.$", sentences[1])
+    assert all(escape(sentence) in page.read_text() for sentence in sentences)
+    with pytest.raises(DatasetError, match="no two episodes can be joined"):
+        compare({"stitched": stitched, "strict": strict}, tmp_path / "none.html", sample=50)
+    assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.parametrize("names", [("a",), tuple("abcdefghijkl"), tuple(f"a name of a method, {i}" for i in range(9))])
+def test_all_names_of_a_legend_are_within_the_picture(names: tuple[str, ...]) -> None:
+    figure, (axes,) = new_figure()
+    for name in names:
+        axes.plot([0, 1], label=name)
+    legend(figure, axes)
+    figure.draw_without_rendering()
+    box, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert box.x0 >= page.x0
+    assert box.x1 <= page.x1
+    assert axes.get_window_extent().height > 0.3 * page.height
 
 
 @pytest.mark.parametrize("method", ["gta", "s4rl", "synther", "diffstitch"])

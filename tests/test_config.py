@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gta_datasets.config import (
+    ConditionalTrainingConfig,
     DataConfig,
     DynamicsConfig,
     FlowConfig,
@@ -16,7 +17,6 @@ from gta_datasets.config import (
     QualificationConfig,
     SamplingConfig,
     SearchConfig,
-    TrainingConfig,
 )
 from gta_datasets.errors import ConfigError, GTADatasetsError
 from gta_datasets.presets import PRESETS, TASKS
@@ -28,10 +28,10 @@ STAGES = {
     "dynamics": DynamicsConfig,
     "data": DataConfig,
     "network": NetworkConfig,
-    "training": TrainingConfig,
+    "training": ConditionalTrainingConfig,
     "sampling": SamplingConfig,
 }
-IO_FIELDS = {"checkpoint_seconds", "generate_batch_size"}
+IO_FIELDS = {"checkpoint_seconds", "generate_batch_size", "qualify_attempts"}
 """The fields that may differ between two runs that share a cache entry."""
 
 # What the GTA paper searched (appendix C): alpha, mu.

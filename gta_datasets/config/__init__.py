@@ -9,10 +9,18 @@ from gta_datasets.config.gta import FlowConfig, GTAConfig, SearchConfig
 from gta_datasets.config.method import MethodConfig
 from gta_datasets.config.models import DynamicsConfig, QualificationConfig
 from gta_datasets.config.s4rl import NoiseConfig, ReadingConfig, S4RLConfig
-from gta_datasets.config.stages import DataConfig, NetworkConfig, SamplingConfig, SolverConfig, TrainingConfig
+from gta_datasets.config.stages import (
+    ConditionalTrainingConfig,
+    DataConfig,
+    NetworkConfig,
+    SamplingConfig,
+    SolverConfig,
+    TrainingConfig,
+)
 from gta_datasets.config.synther import SynthERConfig, TransitionNetworkConfig, TransitionSamplingConfig
 
 __all__ = [
+    "ConditionalTrainingConfig",
     "DataConfig",
     "DiffStitchConfig",
     "DynamicsConfig",

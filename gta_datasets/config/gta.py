@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from gta_datasets.config.fields import Stage, require, require_choice
 from gta_datasets.config.method import MethodConfig
-from gta_datasets.config.stages import DataConfig, NetworkConfig, SamplingConfig, TrainingConfig
+from gta_datasets.config.stages import ConditionalTrainingConfig, DataConfig, NetworkConfig, SamplingConfig
 
 __all__ = ["FlowConfig", "GTAConfig", "SearchConfig"]
 
@@ -57,7 +57,7 @@ class GTAConfig(MethodConfig):
 
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
-    training: TrainingConfig = TrainingConfig()
+    training: ConditionalTrainingConfig = ConditionalTrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     search: SearchConfig = SearchConfig()
     flow: FlowConfig = FlowConfig()

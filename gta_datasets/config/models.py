@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from gta_datasets.config.fields import Stage, require
+from gta_datasets.config.fields import Stage, io_field, require
 
 __all__ = ["DynamicsConfig", "QualificationConfig"]
 
@@ -15,7 +15,7 @@ class QualificationConfig(Stage):
     """Which generated trajectories are kept."""
 
     qualify: float = 0.0  # largest dynamics error of a step by the learned model, in the source's units; 0 keeps all
-    qualify_attempts: int = 50  # how often a trajectory is drawn anew before giving up
+    qualify_attempts: int = io_field(50)  # how often a trajectory is drawn anew before giving up
 
     def _check(self) -> None:
         require(self.qualify >= 0, "qualify", self.qualify, "a number of at least 0")

@@ -8,7 +8,14 @@ from typing import Literal
 from gta_datasets.config.fields import Stage, auto_field, io_field, require, require_choice
 from gta_datasets.errors import ConfigError
 
-__all__ = ["DataConfig", "NetworkConfig", "SamplingConfig", "SolverConfig", "TrainingConfig"]
+__all__ = [
+    "ConditionalTrainingConfig",
+    "DataConfig",
+    "NetworkConfig",
+    "SamplingConfig",
+    "SolverConfig",
+    "TrainingConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,6 @@ class TrainingConfig(Stage):
     warmup_steps: int = 500
     ema_decay: float = 0.999
     gradient_clip: float = 1.0  # global norm
-    condition_dropout: float = 0.25  # share of windows trained without their return
     log_sigma_mean: float = -1.2  # P_mean of EDM: mean of ln sigma
     log_sigma_std: float = 1.2  # P_std of EDM: standard deviation of ln sigma
     optimizer: Literal["adam", "muon"] = "muon"  # muon: for the matrices of the temporal mixer's blocks only
@@ -80,10 +86,20 @@ class TrainingConfig(Stage):
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number in [0, 1)")
         require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "a positive number")
-        require(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "a number in [0, 1)")
         require(self.log_sigma_std > 0, "log_sigma_std", self.log_sigma_std, "a positive number")
         require_choice("optimizer", self.optimizer, ("adam", "muon"))
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "at least 0")
+
+
+@dataclass(frozen=True)
+class ConditionalTrainingConfig(TrainingConfig):
+    """How a denoiser that is told the return is trained."""
+
+    condition_dropout: float = 0.25  # share of windows trained without their return
+
+    def _check(self) -> None:
+        super()._check()
+        require(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "a number in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,9 @@ class SolverConfig(Stage):
 class SamplingConfig(SolverConfig):
     """How windows are noised and denoised again."""
 
+    sampler_steps: int = 16
+    sigma_end: float = 0.1
+    eta: float = 20.0  # noise enough to forget the errors of earlier steps
     # Exploration level: share of the 128-step noise schedule that is undone.
     mu: float | Literal["auto"] = auto_field(0.5)
     # Exploitation level: amplification of the return.

@@ -108,4 +108,4 @@ def denoising_loss(
     estimate = denoise(clean + sigma[:, None, None] * noise * condition.mask, sigma, condition)
     weight = (sigma.square() + SIGMA_DATA**2) / (sigma * SIGMA_DATA).square()
     error = (estimate - clean).square() * condition.mask
-    return (weight * error.sum(dim=(1, 2))).sum() / condition.mask.sum()
+    return (weight * error.sum(dim=(1, 2))).sum() / condition.mask.sum().clamp(min=1)

@@ -75,7 +75,7 @@ class GTA:
         if "auto" in (config.sampling.alpha, config.sampling.mu):
             judge = DynamicsModel(source, config.dynamics, seed=seed, device=device)
             self._levels = LevelSearch(
-                self.model_identity,
+                {**self.model_identity, **({"flow": config.flow.data_fields()} if self._flow else {})},
                 config.sampling,
                 config.search,
                 windows=lambda: cut(source.episodes, self._probed()),

@@ -77,15 +77,24 @@ class Pairs:
         Args:
             episodes: the dataset.
             returns: of every episode, (E,).
-            high_quantile: the episodes whose return reaches this quantile are high, all others low.
+            high_quantile: the episodes whose return reaches this quantile are high, all others low. Those of the lowest
+                return are low even where most episodes have it, as with sparse rewards.
             before: transitions of a piece to start from.
             after: transitions of a piece to arrive at.
 
         Raises:
             DatasetError: there is none.
         """
+        if static_columns(episodes).all():
+            raise DatasetError("no two episodes can be joined: no observation changes within any of them")
         group = _groups(episodes)
-        high = returns >= np.quantile(returns, high_quantile)
+        lowest = returns.min()
+        high = (returns >= np.quantile(returns, high_quantile)) & (returns > lowest)
+        if not high.any():
+            raise DatasetError(
+                f"no two episodes can be joined: none has a higher return than another ({episodes.num_episodes} with "
+                f"{lowest:g}); another method, such as 'gta' or 'synther', needs no better ones"
+            )
         needed = np.where(high, after, before)
         long_enough = episodes.lengths >= needed
         reached, left = (np.isin(group, group[long_enough & side]) for side in (high, ~high))

@@ -15,7 +15,7 @@ class DynamicsModel(LearnedModel):
     """A forward model of one source dataset."""
 
     name = "dynamics"
-    version = 1
+    version = 2
 
     def errors(self, episodes: Episodes) -> NDArray[np.float64]:
         """Squared difference between predicted and given next observation, (N,).
@@ -28,7 +28,8 @@ class DynamicsModel(LearnedModel):
         observations, following = episodes.observations[rows], episodes.observations[rows + 1]
         for part, predicted, steps in self._predicted(observations, episodes.actions, following):
             difference = (predicted[:, :-1] - steps.changes) * self._change_scale
-            found[part] = np.square(difference, dtype=np.float64).mean(axis=1)
+            # Where nothing varies there is nothing to miss.
+            found[part] = np.square(difference, dtype=np.float64).sum(axis=1) / max(1, difference.shape[1])
         return found
 
     def predict(self, observations: FloatArray, actions: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -45,7 +46,7 @@ class DynamicsModel(LearnedModel):
         return following, rewards
 
     def _inputs(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.states, steps.actions], axis=1)
+        return np.concatenate([steps.states, steps.constants, steps.actions], axis=1)
 
     def _targets(self, steps: Steps) -> NDArray[np.float32]:
         return np.concatenate([steps.changes, steps.rewards], axis=1)

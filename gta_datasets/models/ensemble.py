@@ -34,9 +34,10 @@ CHUNK = 8_192  # transitions evaluated at once
 
 
 class Steps(NamedTuple):
-    """Some transitions in normalised form; columns of the observation that never change in an episode are left out."""
+    """Some transitions in normalised form; columns that are the same in the whole dataset are left out."""
 
-    states: NDArray[np.float32]  # (n, S)
+    states: NDArray[np.float32]  # (n, S) what changes within episodes
+    constants: NDArray[np.float32]  # (n, C) what differs between episodes only, such as a goal
     actions: NDArray[np.float32]  # (n, A)
     rewards: NDArray[np.float32]  # (n, 1)
     changes: NDArray[np.float32]  # (n, S) of the state, in units of its usual change
@@ -115,11 +116,12 @@ class LearnedModel(ABC):
         self, observations: FloatArray, actions: FloatArray, rewards: FloatArray, following: FloatArray
     ) -> Steps:
         columns = self._columns
-        moving = ~columns.static
+        moving, context = ~columns.static, columns.context
         statistics = columns.observation.select(moving)
         states, next_states = (statistics.forward(values[:, moving]) for values in (observations, following))
         return Steps(
             states,
+            columns.observation.select(context).forward(observations[:, context]),
             columns.action.forward(actions),
             columns.reward.forward(rewards[:, None]),
             (next_states - states) / self._change_scale,
@@ -168,14 +170,17 @@ class LearnedModel(ABC):
 
     @cached_property
     def _change_scale(self) -> NDArray[np.float32]:
-        """Spread of the change of state, (S,): far smaller than that of the states themselves."""
+        """Usual change of the state, (S,), the root of its mean square: far smaller than the spread of the states.
+
+        Not its spread, which is next to nothing where every step changes a column alike, as of a clock.
+        """
         episodes, moving = self._source.episodes, ~self._columns.static
         statistics, rows = self._columns.observation.select(moving), episodes.transition_rows
         states, following = (
             statistics.forward(episodes.observations[places][:, moving]) for places in (rows, rows + 1)
         )
-        spread = (following - states).std(axis=0, dtype=np.float64)
-        scale: NDArray[np.float32] = np.where(spread > 0, spread, 1.0).astype(np.float32)
+        usual = np.sqrt(np.square(following - states, dtype=np.float64).mean(axis=0))
+        scale: NDArray[np.float32] = np.where(usual > 0, usual, 1.0).astype(np.float32)
         return scale
 
 

@@ -15,7 +15,7 @@ class InverseDynamicsModel(LearnedModel):
     """An inverse model of one source dataset."""
 
     name = "inverse dynamics"
-    version = 1
+    version = 2
 
     def predict(self, observations: FloatArray, next_observations: FloatArray) -> NDArray[np.float64]:
         """Actions (n, act_dim) that lead from `observations` (n, obs_dim) to `next_observations` (n, obs_dim).
@@ -29,7 +29,7 @@ class InverseDynamicsModel(LearnedModel):
         return actions
 
     def _inputs(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.states, steps.changes], axis=1)
+        return np.concatenate([steps.states, steps.constants, steps.changes], axis=1)
 
     def _targets(self, steps: Steps) -> NDArray[np.float32]:
         return steps.actions

@@ -19,7 +19,7 @@ class RewardModel(LearnedModel):
     """
 
     name = "reward"
-    version = 1
+    version = 2
 
     def predict(
         self, observations: FloatArray, actions: FloatArray, next_observations: FloatArray
@@ -31,7 +31,7 @@ class RewardModel(LearnedModel):
         return rewards
 
     def _inputs(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.states, steps.actions, steps.changes], axis=1)
+        return np.concatenate([steps.states, steps.constants, steps.actions, steps.changes], axis=1)
 
     def _targets(self, steps: Steps) -> NDArray[np.float32]:
         return steps.rewards

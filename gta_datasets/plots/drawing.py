@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,9 @@ PALETTE = ("#1c62a8", "#c4560a", "#3d8b5f", "#8a4fa3", "#b3932e", "#c04f76", "#3
 
 ERROR_RANGE = 1e-6, 10.0
 
+LEGEND_LETTERS, LINE_LETTERS = 95, 7
+"""Letters that a line of a legend holds, and how many the line before a name takes."""
+
 
 def new_figure(*, columns: int = 1, rows: int = 1, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """An empty picture and its panels, row by row."""
@@ -62,10 +66,16 @@ def new_figure(*, columns: int = 1, rows: int = 1, height: float = 3.4) -> tuple
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """Names of the curves above the picture, where they hide nothing."""
+    """Names of the curves above the picture, where they hide nothing, in as many columns as fit."""
     curves, labels = axes.get_legend_handles_labels()
-    columns = 2 if len(labels) == 4 else len(labels)
+    columns = next(count for count in range(len(labels), 0, -1) if count == 1 or _fits(labels, count))
     figure.legend(curves, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _fits(labels: Sequence[str], columns: int) -> bool:
+    """Whether the names in some columns, each with its line, are no wider than the picture."""
+    parts = np.array_split(np.array([len(label) for label in labels]), columns)
+    return sum(int(part.max()) + LINE_LETTERS for part in parts) <= LEGEND_LETTERS
 
 
 def edges_of(*samples: NDArray[Any]) -> NDArray[np.float64]:

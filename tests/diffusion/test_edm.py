@@ -222,3 +222,12 @@ def test_conditions_join_split_and_drop() -> None:
     assert first.keep.tolist() == [1, 1]
     assert dropped.returns is first.returns
     assert dropped.context is first.context
+
+
+def test_windows_without_a_value_to_learn_give_no_loss() -> None:
+    known = condition(4)
+    known = Condition(known.returns, known.keep, known.context, torch.zeros_like(known.mask))
+    loss = denoising_loss(
+        lambda x, _sigma, _condition: x, torch.zeros(4, 4, 3), known, torch.Generator().manual_seed(0)
+    )
+    assert loss.item() == 0

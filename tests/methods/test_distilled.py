@@ -107,3 +107,11 @@ def test_it_must_be_fitted_first(dataset: minari.MinariDataset, tmp_path: Path) 
     augmenter.fit(tmp_path, progress=False)
     with pytest.raises(RuntimeError, match=r"fit\(\) must be called before sample\(\)"):
         augmenter.generate(0)
+
+
+def test_levels_are_found_with_the_flow_map_or_without(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    """What one way of generating stands may be too much for the other."""
+    for settings in (FLOW, {}):
+        augmented = tiny(dataset, **settings, alpha="auto", mu="auto", auto_windows=8, cache_dir=tmp_path)
+        assert augmented.levels is not None
+    assert len(set(tmp_path.rglob("levels.json"))) == 2

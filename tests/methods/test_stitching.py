@@ -92,8 +92,30 @@ def test_no_pair_is_an_error_that_says_what_to_change(side: str) -> None:
 def test_equal_returns_leave_nothing_to_improve() -> None:
     episodes = linear_episodes((12,) * 4)
     same = dataclasses.replace(episodes, rewards=np.ones_like(episodes.rewards))
-    with pytest.raises(DatasetError, match=r"of 0 of low return 0 .* change high_quantile \(now 0.5\)"):
+    with pytest.raises(DatasetError, match=r"none has a higher return than another \(4 with 12\); another method"):
         pairs(same)
+
+
+def test_one_episode_cannot_be_joined() -> None:
+    with pytest.raises(DatasetError, match=r"none has a higher return than another \(1 with "):
+        pairs(linear_episodes((20,)))
+
+
+def test_where_most_episodes_fail_the_others_are_high() -> None:
+    """Sparse rewards: the quantile is what a failure gets."""
+    episodes = linear_episodes((20,) * 10)
+    returns = np.array([0, 0, 1, 0, 0, 0, 0, 0, 0, 0])
+    found = Pairs.of(episodes, returns, high_quantile=0.8, before=3, after=5)
+    (starts, _), (targets, _) = found.draw(np.random.default_rng(0), 200, 2)
+    assert set(targets.ravel().tolist()) == {2}
+    assert set(starts.tolist()) == set(range(10)) - {2}
+
+
+def test_without_states_nothing_can_be_joined() -> None:
+    episodes = linear_episodes((20,) * 4)
+    still = dataclasses.replace(episodes, observations=np.zeros_like(episodes.observations))
+    with pytest.raises(DatasetError, match="no observation changes within any"):
+        pairs(still)
 
 
 def test_the_planted_step_and_target_are_found() -> None:

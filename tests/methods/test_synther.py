@@ -305,3 +305,8 @@ def test_every_preset_is_a_configuration_that_survives_json(preset: str) -> None
     assert SynthERConfig.from_dict(config.to_dict()) == config
     for name, value in METHOD_PRESETS["synther"][preset].items():
         assert value in [getattr(stage, name, None) for stage in (config.network, config.training, config.sampling)]
+
+
+def test_it_is_told_no_return() -> None:
+    with pytest.raises(ConfigError, match="unknown keyword 'condition_dropout'"):
+        SynthERConfig().replace(condition_dropout=0.5)

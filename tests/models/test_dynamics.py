@@ -77,16 +77,37 @@ def test_what_is_fitted_is_loaded(fitted: DynamicsModel, episodes: Episodes, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors"}
 
 
+def with_column(episodes: Episodes, values: np.ndarray) -> Episodes:
+    """The episodes with a column more in their observations."""
+    wide = np.hstack([episodes.observations, values.astype(np.float32)[:, None]])
+    return Episodes(**{**episodes.arrays(), "observations": wide})
+
+
 def test_constant_columns_count_for_nothing(tmp_path: Path) -> None:
     linear = linear_episodes((30,) * 5)
-    goal = np.repeat(np.arange(5.0, dtype=np.float32), 31)[:, None]
-    wide = Episodes(**{**linear.arrays(), "observations": np.hstack([linear.observations, goal])})
+    wide = with_column(linear, np.full(5 * 31, 7.0))
     few = DynamicsConfig(dynamics_members=1, dynamics_width=8, dynamics_depth=1, dynamics_steps=5)
     narrow_model, wide_model = model_of(linear, few), model_of(wide, few)
     for name, model in (("narrow", narrow_model), ("wide", wide_model)):
         (tmp_path / name).mkdir()
         model.fit(tmp_path / name, progress=False)
     np.testing.assert_allclose(narrow_model.errors(linear), wide_model.errors(wide), rtol=1e-5)
+
+
+def test_a_clock_does_not_drown_the_rest(tmp_path: Path) -> None:
+    """Every step changes it alike: beside a spread that is rounding only, the change would be enormous."""
+    clock = np.tile(0.1 * np.arange(51), 40)
+    model = model_of(with_column(linear_episodes((50,) * 40, seed=1), clock))
+    model.fit(tmp_path, progress=False)
+    assert np.median(model.errors(with_column(linear_episodes((50,) * 4, seed=9), clock[: 4 * 51]))) < 0.02
+
+
+def test_without_states_there_is_no_error(tmp_path: Path) -> None:
+    linear = linear_episodes((30,) * 5)
+    still = Episodes(**{**linear.arrays(), "observations": np.zeros_like(linear.observations)})
+    model = model_of(still, DynamicsConfig(dynamics_members=1, dynamics_width=8, dynamics_depth=1, dynamics_steps=5))
+    model.fit(tmp_path, progress=False)
+    np.testing.assert_array_equal(model.errors(still), np.zeros(150))
 
 
 def test_identities_tell_models_apart(episodes: Episodes) -> None:

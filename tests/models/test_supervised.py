@@ -55,6 +55,34 @@ def test_the_reward_model_finds_the_rewards_of_unseen_episodes(tmp_path: Path) -
     assert np.median(error) < 0.2 * UNSEEN.rewards.std()
 
 
+def towards_goals(episodes: Episodes, seed: int) -> Episodes:
+    """Rewards for the first state's side that the episode's goal, 0 or 1, names."""
+    goals = np.random.default_rng(seed).integers(2, size=episodes.num_episodes)
+    column = np.repeat(goals, episodes.lengths + 1).astype(np.float32)[:, None]
+    first = episodes.observations[episodes.transition_rows, 0]
+    rewards = np.where(np.repeat(goals, episodes.lengths) == 1, first, -first)
+    changed = {"observations": np.hstack([episodes.observations, column]), "rewards": rewards}
+    return Episodes(**{**episodes.arrays(), **changed})
+
+
+def test_rewards_may_depend_on_a_goal(tmp_path: Path) -> None:
+    model = RewardModel(linear_source(towards_goals(EPISODES, 0)), SMALL, seed=0, device=torch.device("cpu"))
+    model.fit(tmp_path, progress=False)
+    unseen = towards_goals(UNSEEN, 1)
+    states, following = states_of(unseen)
+    assert unexplained(model.predict(states, unseen.actions, following), unseen.rewards) < 0.2
+
+
+def test_actions_are_found_beside_a_clock(tmp_path: Path) -> None:
+    def clocked(episodes: Episodes) -> Episodes:
+        clock = np.concatenate([0.1 * np.arange(length + 1) for length in episodes.lengths]).astype(np.float32)
+        return Episodes(**{**episodes.arrays(), "observations": np.hstack([episodes.observations, clock[:, None]])})
+
+    model = InverseDynamicsModel(linear_source(clocked(EPISODES)), SMALL, seed=0, device=torch.device("cpu"))
+    model.fit(tmp_path, progress=False)
+    assert unexplained(model.predict(*states_of(clocked(UNSEEN))), UNSEEN.actions) < 0.1
+
+
 def test_a_constant_reward_is_predicted_exactly(tmp_path: Path) -> None:
     constant = Episodes(**{**EPISODES.arrays(), "rewards": np.full_like(EPISODES.rewards, 2.5)})
     model = RewardModel(linear_source(constant), SMALL, seed=0, device=torch.device("cpu"))
