@@ -1,6 +1,7 @@
 """Methods and ablations side by side: true rewards, true dynamics and novelty of what they generate, and seconds.
 
 python -m benchmarks.quality methods                     # tables 19 and 21 to 25: all datasets, methods and conditions
+python -m benchmarks.quality ablations                   # tables 17 and 18, and levels found from the data
 python -m benchmarks.quality horizons                    # table 10
 python -m benchmarks.quality levels                      # table 29, coarser: mu x alpha
 python -m benchmarks.quality methods --show              # the tables of what was measured so far
@@ -34,6 +35,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "gta": {},
     "gta fixed": {"condition": "fixed"},
     "gta unconditioned": {"condition": "none"},
+    "gta unlimited": {"return_limit": 0.0},
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "gta": {},
     "gta reward inpainting": {"condition": "rewards"},
     "gta relabelled": {"relabel": True},
     "gta auto": {"alpha": "auto", "mu": "auto"},
@@ -45,6 +50,7 @@ LEVELS: dict[str, dict[str, Any]] = {
 }
 EXPERIMENTS = {
     "methods": (DATASETS, METHODS),
+    "ablations": (DATASETS[:2], ABLATIONS),
     "horizons": (DATASETS[:1], HORIZONS),
     "levels": (DATASETS[:1], LEVELS),
 }
