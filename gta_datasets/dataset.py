@@ -19,6 +19,7 @@ from gta_datasets.pipeline import Pipeline
 from gta_datasets.report import write_report
 from gta_datasets.simulator import StandIn
 from gta_datasets.storage import AugmentedStorage
+from gta_datasets.workers import Backend
 
 if TYPE_CHECKING:
     from stable_baselines3.common.buffers import ReplayBuffer
@@ -137,9 +138,21 @@ class GTAAugmentedDataset(MinariDataset):
         self._pipeline.shard_store  # noqa: B018 - opening it trains
         return self
 
-    def generate(self) -> GTAAugmentedDataset:
-        """Make every missing shard now."""
-        self._pipeline.generate()
+    def generate(self, workers: int = 1, backend: Backend = "process") -> GTAAugmentedDataset:
+        """Make every missing shard now; the same bytes whatever the arguments.
+
+        Args:
+            workers: processes that generate; 1 is this one. What is not trained yet is trained in this one first. A
+                process that dies costs the shard it was making.
+            backend: where other processes run: "process" on this machine, "ray" on the Ray cluster that this process
+                is connected to, or on one started for it. All machines have to see the cache and the source dataset.
+
+        Raises:
+            ConfigError: fewer than one worker, or an unknown backend.
+            MissingExtraError: Ray is not installed.
+            WorkerError: workers died of the same shard again and again.
+        """
+        self._pipeline.generate(workers, backend)
         return self
 
     def quality(self, *, sample: int = 16_384, novelty_sample: int = 1_024, seed: int = 0) -> Quality:

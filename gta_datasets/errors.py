@@ -17,6 +17,7 @@ __all__ = [
     "QualificationError",
     "UnsupportedSpaceError",
     "UntrustedDatasetError",
+    "WorkerError",
     "requires_extra",
 ]
 
@@ -51,6 +52,10 @@ class DivergenceError(GTADatasetsError, RuntimeError):
 
 class QualificationError(GTADatasetsError, RuntimeError):
     """Too few generated trajectories agree with the learned dynamics."""
+
+
+class WorkerError(GTADatasetsError, RuntimeError):
+    """Processes that make shards died again and again; what they made before is kept."""
 
 
 class MissingExtraError(GTADatasetsError, ImportError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,11 +22,14 @@ from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.data.table import EpisodeTable
+from gta_datasets.errors import WorkerError
 from gta_datasets.methods import build_augmenter
 from gta_datasets.methods.base import Augmenter, Consulted, Fittable, Shard
 from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.store import ShardStore, content_key
+from gta_datasets.training.team import Team
+from gta_datasets.workers import Backend, check_workers, make_shards
 
 __all__ = ["Combined", "Pipeline", "Plan"]
 
@@ -228,14 +233,23 @@ class Pipeline:
             return self._remembered(number)
         return self.shard_store.get_or_make(number, lambda: self._make(number))
 
-    def generate(self) -> None:
-        """Make every missing shard of the plan, if the method stores any."""
+    def generate(self, workers: int = 1, backend: Backend = "process") -> None:
+        """Make every missing shard of the plan, if the method stores any; arguments as of the dataset's `generate`."""
+        check_workers(workers, backend)
         if not self.augmenter.stored:
             return
         committed = set(self.shard_store.indices())
-        missing = [number for number in range(self.plan.num_shards) if number not in committed]
-        for number in tqdm(missing, desc="generating", unit="shard", disable=not (missing and self.progress)):
-            self.shard(number)
+        team = Team.of_launch()
+        missing = team.own_first([number for number in range(self.plan.num_shards) if number not in committed])
+        hidden = not (missing and self.progress and team.leads)
+        with tqdm(total=len(missing), desc="generating", unit="shard", disable=hidden) as bar:
+            if min(workers, len(missing)) > 1:
+                keys = self.model_store.key, self.shard_store.key
+                make_shards(_Sent(self, *keys), missing, workers=workers, backend=backend, done=bar.update)
+                return
+            for number in missing:
+                self.shard(number)
+                bar.update()
 
     def generated(self) -> Iterator[Episodes]:
         """The generated trajectories, shard by shard."""
@@ -301,12 +315,37 @@ class Pipeline:
         return model.is_fitted(store.path)
 
     def _fit(self, store: ShardStore, model: Fittable) -> str:
-        """Load or train a model in its store; returns a digest of its weights."""
+        """Load or train a model in its store; returns a digest of its weights.
+
+        In a launch of several processes all of them have to call this, unless the model is trained.
+        """
         if self._holds(store, model):
             return model.fit(store.path, progress=False)
         store.write_manifest({"kind": "model", **self.description})
-        with store.working("model", timeout=MODEL_LOCK_TIMEOUT):
-            return model.fit(store.path, progress=self.progress)
+        team = Team.of_launch()
+        with store.working("model", timeout=MODEL_LOCK_TIMEOUT) if team.leads else nullcontext():
+            team.meet(torch.device(self.device))  # nobody else changes the folder from here on: all see the same in it
+            return model.fit(store.path, progress=self.progress and team.leads)
+
+
+class _Sent:
+    """A pipeline as other processes have it; it refuses to work where the library or the data are others."""
+
+    def __init__(self, pipeline: Pipeline, model_key: str, shard_key: str) -> None:
+        self._pipeline = copy.copy(pipeline)  # as by pickling
+        self._pipeline.progress = False
+        self.device = pipeline.device
+        self._keys = model_key, shard_key
+
+    def shard(self, number: int) -> None:
+        """Make a shard and commit it."""
+        for key, store in zip(self._keys, ("model_store", "shard_store"), strict=True):
+            if getattr(self._pipeline, store).key != key:  # the second one would be trained for
+                raise WorkerError(
+                    "a worker has another version of this library, or another dataset under the same name, than the "
+                    "process that started it; make them the same on all machines"
+                )
+        self._pipeline.shard(number)
 
 
 def _unknown(size: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
-from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record
+from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record, scaling, speed
 from benchmarks.behaviour import train
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.errors import DatasetError
@@ -49,6 +49,20 @@ def test_memory_compares_the_peak_with_the_raw_arrays(results: Path, monkeypatch
     assert found["transitions"] == 200
     assert found["raw_bytes"] == 4 * (17 * 205 + 7 * 200) + 400
     assert found["peak_bytes"] > found["raw_bytes"]
+
+
+@pytest.mark.slow
+def test_workers_are_compared_with_one_process(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    linear_dataset("bench/shards-v0", lengths=[30, 30])
+    sizes = ["--preset", "smoke", "--num-transitions", "3000", "--training-steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["scaling", "bench/shards-v0", *sizes])
+    scaling.main()
+    found = json.loads((results / "scaling.json").read_text())
+    assert found["same_files"]
+    assert found["shards"] == 27
+    assert found["speedup"] > 0
+    assert found["seconds"].keys() == {"one_process", "workers", "workers_one_killed"}
+    assert len(found["killed"]) == 1
 
 
 @pytest.mark.slow
@@ -110,6 +124,34 @@ def test_methods_are_measured_once_and_shown_beside_the_paper(
     assert cells[1] == f"{lines[0]['quality']['source']['oracle_reward']:.2f} (4.77)"  # table 19
     assert cells[2] == f"{reward:.2f} (4.77)"  # table 21
     assert cells[3] == "- (4.78)"
+
+
+def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
+    only = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "300", "--sampler", "default"]
+    arguments = ["samplers", "sim/halfcheetah/medium-v0", *only, "--sampler", "8 steps"]
+    monkeypatch.setattr(sys, "argv", ["speed", *arguments])
+    speed.main()
+    found = json.loads((results / "speed" / "samplers-sim-halfcheetah-medium-v0-smoke.json").read_text())
+    of_four, of_eight = found["measured"]["default"], found["measured"]["8 steps"]
+    assert of_four["transitions"] == of_eight["transitions"] >= 300
+    # Four steps of which the last two are unguided, and eight of which the last four are.
+    assert of_eight["gflop_per_transition"] > 1.5 * of_four["gflop_per_transition"]
+    assert of_four["oracle_reward"] != of_eight["oracle_reward"]
+    assert 0 < of_four["share_of_peak"]["float32"] < 1
+    assert found["peak"]["float32"] > 1
+
+
+@pytest.mark.slow
+def test_the_preset_gets_a_tenth_of_the_papers_time(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
+    monkeypatch.setattr(speed, "seconds_per_step", lambda arguments: 0.5 if arguments.preset == "paper" else 0.01)
+    monkeypatch.setattr(speed, "PAPER", {**speed.PAPER, "sampler_steps": 8, "windows_per_shard": 16})
+    sizes = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "50", "--minutes", "0.05"]
+    monkeypatch.setattr(sys, "argv", ["speed", "training", "sim/halfcheetah/medium-v0", *sizes])
+    speed.main()
+    found = json.loads((results / "speed" / "training-sim-halfcheetah-medium-v0-smoke.json").read_text())
+    assert {name: part["training_steps"] for name, part in found["measured"].items()} == {"paper": 6, "smoke": 30}
 
 
 def test_a_dataset_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from gta_datasets.networks import build_network
 from gta_datasets.networks.precision import autocast
 from gta_datasets.seeding import numpy_generator, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
+from gta_datasets.training.team import Team
 
 __all__ = ["GTA"]
 
@@ -283,7 +284,7 @@ class GTA:
             return build_network(self._config.network, horizon + 1, inputs, columns.num_generated)
 
     def _loss(self, denoiser: EDMDenoiser) -> Callable[[int], Tensor]:
-        training = self._config.training
+        training, team = self._config.training, Team.of_launch()
 
         def loss_of_step(step: int) -> Tensor:
             windows = self._training_draws.draw(step, training.train_batch_size)
@@ -293,8 +294,8 @@ class GTA:
             kept = torch.rand(len(windows), generator=generator, device=self._device) >= training.condition_dropout
             condition = Condition(condition.returns, kept.float(), batch.context, batch.mask)
             with self._precision():
-                return denoising_loss(
-                    denoiser,
+                return team.size * denoising_loss(
+                    team.share(denoiser, batch.rows),
                     batch.rows,
                     condition,
                     generator,

@@ -13,6 +13,7 @@ from gta_datasets.config import TrainingConfig
 from gta_datasets.errors import CacheError
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gta_datasets.training.loop import CHECK_EVERY, train
+from gta_datasets.training.team import Team
 
 __all__ = ["Fitted", "is_fitted", "load_or_train"]
 
@@ -49,6 +50,8 @@ def load_or_train(
 ) -> Fitted[Module]:
     """Load the weights in `folder`, or train them, resuming what is there, and leave them there.
 
+    In a launch of several processes, all of which must find the folder alike, the first one alone writes.
+
     Args:
         folder: of one model; its name tells models apart.
         new_module: an untrained module on its device.
@@ -63,7 +66,6 @@ def load_or_train(
     found = load_checkpoint(folder / MODEL_FILE)
     if found is None:
         found = _train(folder, new_module().train(), loss, config, progress=progress)
-        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     module = new_module()
     try:
         module.load_state_dict(found.tensors)
@@ -85,6 +87,10 @@ def _train(
 ) -> Checkpoint:
     checkpoint = folder / CHECKPOINT_FILE
     result = train(module, loss(module), config, checkpoint=checkpoint, run_id=folder.name, progress=progress)
+    team = Team.of_launch()
+    team.follow(result.weights.values())  # on other hardware the last bits may differ
     trained = Checkpoint(result.weights, {"losses": result.losses})
-    save_checkpoint(folder / MODEL_FILE, trained)
+    if team.leads:
+        save_checkpoint(folder / MODEL_FILE, trained)
+        checkpoint.unlink(missing_ok=True)
     return trained

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from gta_datasets.config import TrainingConfig
 from gta_datasets.errors import CacheError, DivergenceError
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from gta_datasets.training.team import Team
 
 __all__ = ["CHECK_EVERY", "TrainingResult", "train"]
 
@@ -46,6 +47,9 @@ def train(
 ) -> TrainingResult:
     """Train `module` and return the exponential moving average of its weights.
 
+    In a launch of several processes all of them have to call this. The loss of a step is then the mean of theirs, and
+    the first process alone writes the checkpoint.
+
     Args:
         module: what is trained, on its device.
         loss_of_step: the loss of a step by its number; it draws its own batch from that number.
@@ -58,8 +62,10 @@ def train(
         DivergenceError: a loss or a weight is not finite. The last checkpoint, from before, is kept.
         CacheError: the checkpoint cannot be written, is not one, or does not fit the module.
     """
-    run = _Run(module, config)
+    team = Team.of_launch()
+    run = _Run(module, config, team)
     run.resume(checkpoint, run_id)
+    team.check_same(run.step, module)
     saved = time.monotonic()
     with tqdm(total=config.training_steps, initial=run.step, desc="training", unit="step", disable=not progress) as bar:
         while run.step < config.training_steps:
@@ -70,7 +76,7 @@ def train(
                 run.check()
                 run.record_losses()
                 bar.set_postfix(loss=f"{run.losses[-1]:.4f}")
-            if time.monotonic() - saved >= config.checkpoint_seconds and not finished:
+            if team.leads and time.monotonic() - saved >= config.checkpoint_seconds and not finished:
                 run.check()
                 run.save(checkpoint, run_id)
                 saved = time.monotonic()
@@ -80,8 +86,8 @@ def train(
 class _Run:
     """The state of a run: weights, their average, optimisers, step and losses."""
 
-    def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
-        self.module, self.config = module, config
+    def __init__(self, module: nn.Module, config: TrainingConfig, team: Team) -> None:
+        self.module, self.config, self.team = module, config, team
         self.average = copy.deepcopy(module).requires_grad_(False)
         self.optimizers = _optimizers(module, config)
         self.step = 0
@@ -97,6 +103,9 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
         loss = loss_of_step(self.step)
         loss.backward()
+        loss = loss.detach()
+        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+        self.team.average([loss, *gradients])
         nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -104,7 +113,7 @@ class _Run:
         decay = min(self.config.ema_decay, self.step / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - decay)
-        self._pending.append(loss.detach())
+        self._pending.append(loss)
 
     def check(self) -> None:
         """Look at the losses since the last check and at the weights; training must not go on from what is not finite.

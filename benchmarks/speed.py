@@ -1,0 +1,185 @@
+"""How fast windows are made, how good they are, and what share of the machine's matrix products that takes.
+
+python -m benchmarks.speed samplers sim/halfcheetah/medium-v0 --preset cpu --horizon 31
+python -m benchmarks.speed training sim/halfcheetah/medium-v0 --horizon 31 --minutes 10
+
+`samplers` makes the same windows from one trained model with every sampler of `SAMPLERS`. The first is the paper's, the
+others are to be as good in less time. `training` gives the paper's network that many minutes and the preset a tenth of
+them. Seconds are both of the clock and of the processor, which other work on the machine does not change much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import gta_datasets
+from benchmarks.record import write_record
+
+PAPER = {
+    "sampler": "stochastic_heun",
+    "sampler_steps": 128,
+    "sigma_end": 0.002,
+    "guidance_start": 0.0,
+    "guidance": 2.0,
+}
+"""The paper's sampler; the preset of that name has its network as well."""
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "the paper's": PAPER,
+    "default": {},
+    "32 steps, less noise": {"sampler_steps": 32, "sigma_end": 0.02, "eta": 5.0},
+    "8 steps": {"sampler_steps": 8},
+    "16 steps of the ODE": {"sampler": "dpm_2m"},
+    "guidance 3": {"guidance": 3.0},
+    **{f"flow map, {steps}": {"flow_steps": steps} for steps in (1, 2, 4)},
+}
+SCORES = ("oracle_reward", "dynamics_mse", "dynamics_median", "dynamics_p99", "bad_window_share")
+WANTED = 5_000_000
+"""Transitions that the paper generates."""
+
+
+def main() -> None:
+    """Measure and write `results/speed/<stage>-<dataset>-<preset>.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("dataset")
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--horizon", type=int, default=31)
+    parser.add_argument("--num-transitions", type=int, default=32_768)
+    parser.add_argument("--sampler", action="append", help="only these")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training that the paper's network gets")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache-dir", type=Path, default=None, help="keep models here (default: a new folder)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments.cache_dir = arguments.cache_dir or Path(scratch)
+        measured = STAGES[arguments.stage](arguments)
+    kept = ("dataset", "preset", "horizon", "num_transitions", "seed")
+    path = write_record(
+        f"speed/{arguments.stage}-{arguments.dataset.replace('/', '-')}-{arguments.preset}",
+        "benchmarks.speed",
+        {name: getattr(arguments, name) for name in kept} | {"peak": peak(arguments.device), "measured": measured},
+    )
+    print(path)
+
+
+def samplers(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Quality, time and work of every sampler."""
+    highest = peak(arguments.device)
+    found = {}
+    for name in arguments.sampler or SAMPLERS:
+        made = augmented(arguments, **SAMPLERS[name])
+        made.fit()
+        found[name] = generation(made, highest)
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def training(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The paper's network after some minutes of training, and the preset's after a tenth of them."""
+    found, fast = {}, arguments.preset
+    for preset, minutes, settings in (("paper", arguments.minutes, PAPER), (fast, arguments.minutes / 10, {})):
+        arguments.preset = preset
+        steps = round(60 * minutes / seconds_per_step(arguments))
+        made = augmented(arguments, training_steps=steps, warmup_steps=steps // 10, **settings)
+        started = time.perf_counter(), time.process_time()
+        made.fit()
+        seconds = _since(started)
+        found[preset] = {"training_steps": steps, "fit_seconds": seconds} | generation(made, peak(arguments.device))
+        print(preset, json.dumps(found[preset]), flush=True)
+    return found
+
+
+def seconds_per_step(arguments: argparse.Namespace) -> float:
+    """Of the processor, in training."""
+    seconds = []
+    for steps in (2, 12):
+        with tempfile.TemporaryDirectory() as scratch:
+            fresh = argparse.Namespace(**{**vars(arguments), "cache_dir": Path(scratch)})
+            made = augmented(fresh, training_steps=steps, warmup_steps=1)
+            made.storage.pipeline.source  # noqa: B018 - reading is not training
+            started = time.process_time()
+            made.fit()
+            seconds.append(time.process_time() - started)
+    return (seconds[1] - seconds[0]) / 10
+
+
+def augmented(arguments: argparse.Namespace, **settings: Any) -> gta_datasets.GTAAugmentedDataset:
+    """What is to be measured."""
+    return gta_datasets.augment(
+        arguments.dataset,
+        preset=arguments.preset,
+        num_transitions=arguments.num_transitions,
+        horizon=arguments.horizon,
+        seed=arguments.seed,
+        device=arguments.device,
+        cache_dir=arguments.cache_dir,
+        progress=False,
+        **settings,
+    )
+
+
+def generation(made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float]) -> dict[str, Any]:
+    """Seconds to generate and write everything, work done meanwhile, and quality."""
+    pipeline = made.storage.pipeline
+    with FlopCounterMode(display=False) as counter:
+        pipeline.augmenter.generate(0)
+    started = time.perf_counter(), time.process_time()
+    made.generate()
+    seconds = _since(started)
+    transitions = made.generated.total_steps
+    flops = counter.get_total_flops() * pipeline.plan.num_shards
+    quality = made.quality(sample=transitions, novelty_sample=2_048)
+    scores = json.loads(quality.to_json())["generated"]
+    return {
+        "transitions": transitions,
+        "seconds": seconds,
+        "transitions_per_cpu_second": round(transitions / seconds["processor"], 1),
+        f"minutes_for_{WANTED}": round(WANTED / transitions * seconds["clock"] / 60, 1),
+        f"core_minutes_for_{WANTED}": round(WANTED / transitions * seconds["processor"] / 60, 1),
+        "gflop_per_transition": round(flops / transitions / 1e9, 4),
+        "gflop_per_cpu_second": round(flops / seconds["processor"] / 1e9, 1),
+        "share_of_peak": {name: round(flops / seconds["processor"] / 1e9 / most, 3) for name, most in highest.items()},
+        **{name: scores[name] for name in SCORES},
+        "novelty": scores["novelty"],
+    }
+
+
+def peak(device: str, *, size: int = 1_024, repeats: int = 20) -> dict[str, float]:
+    """GFLOP per second (per second of the processor on a CPU) of square matrix products, by precision."""
+    on = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    clock = time.perf_counter if on == "cuda" else time.process_time
+    found = {}
+    for name, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        matrix = torch.randn(size, size, dtype=kind, device=on)
+        best = float("inf")
+        for _ in range(5):
+            started = clock()
+            for _ in range(repeats):
+                product = matrix @ matrix
+            product.sum().item()  # waits for a GPU
+            best = min(best, clock() - started)
+        found[name] = round(2 * size**3 * repeats / best / 1e9, 1)
+    return found
+
+
+def _since(started: tuple[float, float]) -> dict[str, float]:
+    return {
+        "clock": round(time.perf_counter() - started[0], 2),
+        "processor": round(time.process_time() - started[1], 2),
+    }
+
+
+STAGES = {"samplers": samplers, "training": training}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Shards made by several processes. A process is given the number of a shard, makes and commits it, and gets the next.
+
+Nothing else is shared: a shard is a pure function of the maker and its number. A process that dies therefore costs the
+shard it was making, and nobody can see from the shards how many processes there were.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Literal, Protocol
+
+import torch
+
+from gta_datasets.errors import ConfigError, WorkerError, requires_extra
+
+__all__ = ["Backend", "Maker", "check_workers", "make_shards"]
+
+Backend = Literal["process", "ray"]
+
+MOST_DEATHS = 3
+"""How many processes may die of one shard."""
+
+GRACE = 10.0
+"""Seconds that a process may take to clean up behind itself."""
+
+_SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit locked locks of torch's threads
+
+
+class Maker(Protocol):
+    """What makes shards. Every process has its own copy, which is sent to it by pickling."""
+
+    device: str
+
+    def shard(self, number: int) -> object:
+        """Make a shard and commit it; what is returned stays in the process."""
+        ...
+
+
+def check_workers(workers: int, backend: str) -> None:
+    """Whether shards can be made in this way, before any work is done.
+
+    Raises:
+        ConfigError: a number of workers or a backend that is not allowed.
+        MissingExtraError: the backend is not installed.
+    """
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise ConfigError(f"workers={workers!r} is not allowed; choose a whole number from 1 on")
+    if backend not in ("process", "ray"):
+        raise ConfigError(f"backend={backend!r} is not known; choose 'process' (this machine) or 'ray' (a Ray cluster)")
+    if backend == "ray":
+        with requires_extra("ray", "ray", "backend='ray' needs"):
+            import ray  # noqa: F401 - whether it is there
+
+
+def make_shards(
+    maker: Maker, numbers: Iterable[int], *, workers: int, backend: Backend, done: Callable[[], object]
+) -> None:
+    """Have several processes make shards.
+
+    A process that dies is replaced, and its shard is made again. No process is left behind, however this ends.
+
+    Args:
+        maker: what makes them.
+        numbers: of the shards.
+        workers: processes at a time.
+        backend: "process" on this machine; "ray" on the cluster this process is connected to, or else on a local one.
+        done: called after every shard.
+
+    Raises:
+        WorkerError: several processes in a row died of the same shard. Other shards are kept.
+        Exception: whatever the maker raised.
+    """
+    (_by_ray if backend == "ray" else _by_processes)(maker, list(numbers), workers, done)
+
+
+class _Worker:
+    """A process that makes shards, and the pipe to it."""
+
+    def __init__(self, maker: Maker, threads: int) -> None:
+        self.pipe, theirs = _SPAWN.Pipe()
+        self.number = -1  # of the shard it makes
+        self._process = _SPAWN.Process(target=_serve, args=(theirs, maker, threads), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, number: int) -> None:
+        self.number = number
+        with suppress(ConnectionError):  # it is dead; the next look at the pipe tells
+            self.pipe.send(number)
+
+    def answer(self) -> Exception | None:
+        """What went wrong with the shard, if anything; an EOFError or a ConnectionError if the process is dead."""
+        error: Exception | None = self.pipe.recv()
+        return error
+
+    def stop(self) -> None:
+        """Tell it to end, whatever it is doing."""
+        self.pipe.close()
+        self._process.terminate()
+
+    def end(self) -> str:
+        """See to it that it has ended; returns how."""
+        self.stop()
+        self._process.join(GRACE)
+        self._process.kill()
+        self._process.join()
+        code = self._process.exitcode or 0
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _by_processes(maker: Maker, numbers: list[int], workers: int, done: Callable[[], object]) -> None:
+    waiting, deaths, finished = deque(numbers), Counter[int](), 0
+    threads = min(torch.get_num_threads(), max(1, _usable_cores() // workers))
+    busy: dict[object, _Worker] = {}  # by their pipes
+
+    def ask(worker: _Worker) -> None:
+        busy[worker.pipe] = worker
+        worker.ask(waiting.popleft())
+
+    try:
+        for _ in range(min(workers, len(numbers))):
+            ask(_Worker(maker, threads))
+        while busy:
+            for pipe in wait([worker.pipe for worker in busy.values()]):
+                worker = busy[pipe]
+                try:
+                    error = worker.answer()
+                except (EOFError, ConnectionError):
+                    del busy[pipe]
+                    deaths[worker.number] += 1
+                    _mourn(worker, deaths, f"{finished} of {len(numbers)}")
+                    waiting.appendleft(worker.number)
+                    ask(_Worker(maker, threads))
+                    continue
+                if error is not None:
+                    raise error
+                finished += 1
+                done()
+                if waiting:
+                    ask(worker)
+                else:
+                    busy.pop(pipe).end()
+    finally:
+        for worker in busy.values():
+            worker.stop()
+        for worker in busy.values():
+            worker.end()
+
+
+def _mourn(worker: _Worker, deaths: Counter[int], finished: str) -> None:
+    """A warning at the first death of all; an error where one shard has cost too many lives."""
+    how = worker.end()
+    if deaths[worker.number] == MOST_DEATHS:
+        raise WorkerError(
+            f"{MOST_DEATHS} workers in a row died of shard {worker.number}; the last one {how}. {finished} shards are "
+            f"made and kept. If memory ran out, take fewer workers; workers=1 shows any other cause. A script has to "
+            f'call generate(workers=...) below `if __name__ == "__main__":`'
+        )
+    if deaths.total() == 1:
+        warnings.warn(
+            f"a worker {how} while it made shard {worker.number}, which another one now makes; further deaths are not "
+            f"reported (a common cause is memory: fewer workers need less)",
+            stacklevel=6,
+        )
+
+
+def _serve(pipe: Connection, maker: Maker, threads: int) -> None:
+    """What a process does: make the shards it is asked for until nobody listens any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; who started this process ends it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # not at once: half a file would stay behind
+    _prepare(threads)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            pipe.send(_error_of(maker, pipe.recv()))
+
+
+def _prepare(threads: int) -> None:
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", UserWarning)  # whoever started this process has seen them
+
+
+def _error_of(maker: Maker, number: int) -> Exception | None:
+    """Make a shard; the error that this raised, in a form that can be sent."""
+    try:
+        maker.shard(number)
+    except Exception as error:
+        error.add_note(f"(shard {number}, in a worker)\n{traceback.format_exc()}")
+        try:
+            pickle.dumps(copy.copy(error))
+        except Exception:
+            return WorkerError(f"shard {number}: {traceback.format_exc()}")
+        return error
+    return None
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Actor:
+    """A maker on some machine of the cluster."""
+
+    def __init__(self, maker: Maker) -> None:
+        _prepare(1)  # Ray, too, gives every actor one core
+        self._maker = maker
+
+    def make(self, number: int) -> None:
+        self._maker.shard(number)
+
+
+def _by_ray(maker: Maker, numbers: list[int], workers: int, done: Callable[[], object]) -> None:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util import ActorPool
+
+    own = not ray.is_initialized()
+    if own:
+        ray.init(include_dashboard=False)
+    remote = ray.remote(
+        num_gpus=1 if maker.device.startswith("cuda") else 0,
+        max_restarts=-1,
+        max_task_retries=MOST_DEATHS - 1,
+        scheduling_strategy="SPREAD",
+    )(_Actor)
+    actors = [remote.remote(maker) for _ in range(min(workers, len(numbers)))]
+    try:
+        for _ in ActorPool(actors).map_unordered(lambda actor, number: actor.make.remote(number), numbers):
+            done()
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        raise WorkerError(f"Ray gave up: {error}. The shards that were made are kept") from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+        if own:
+            ray.shutdown()
