@@ -14,6 +14,7 @@ from gta_datasets.diffusion.edm import Condition, EDMDenoiser
 from gta_datasets.diffusion.flow_map import FlowMap, consistency_loss, jump_down
 from gta_datasets.diffusion.samplers import karras_schedule
 from gta_datasets.methods.sampling import Numbers, guided_above, in_batches
+from gta_datasets.networks.compiled import compile_network
 from gta_datasets.seeding import torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
@@ -92,6 +93,8 @@ class DistilledFlow:
             ema_decay=0.99,
         )
         self._fitted = load_or_train(folder, self._start, self._loss, config, progress=progress)
+        if self._sampling.compile:
+            compile_network(self._fitted.module.estimate.network)
         return self._fitted.digest
 
     def sample(self, rows: Tensor, condition: Condition, *, sigma: float, size: int, noise: Numbers) -> Tensor:

@@ -35,6 +35,7 @@ from gta_datasets.methods.sampling import normal_numbers, sample_windows
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.models.reward import RewardModel
 from gta_datasets.networks import build_network
+from gta_datasets.networks.compiled import compile_network
 from gta_datasets.networks.precision import autocast
 from gta_datasets.seeding import numpy_generator, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
@@ -159,6 +160,8 @@ class GTA:
 
     def fit(self, folder: Path, *, progress: bool) -> str:
         self._fitted = load_or_train(folder, self._new_denoiser, self._loss, self._config.training, progress=progress)
+        if self._config.sampling.compile:
+            compile_network(self._fitted.module.network)
         return self._fitted.digest
 
     def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:

@@ -1,0 +1,39 @@
+"""Networks compiled by `torch.compile`, where that works."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["compile_network"]
+
+
+def compile_network(network: nn.Module) -> None:
+    """Have a network on its device compiled when it is first called; its weights keep their names.
+
+    Where compiling fails, for want of a C++ compiler or of Triton, a warning says so once and nothing changes.
+    """
+    if _works(next(network.parameters()).device.type):
+        network.compile(dynamic=True)  # one compilation for batches of all sizes
+
+
+@cache
+def _works(device: str) -> bool:
+    """Whether anything can be compiled for a kind of device."""
+    try:
+        torch.compile(_increment)(torch.ones(8, device=device))
+    except Exception as error:  # compilers fail in many ways
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"torch.compile does not work here ({type(error).__name__}: {reason}); going on without it, more slowly",
+            stacklevel=4,
+        )
+        return False
+    return True
+
+
+def _increment(x: Tensor) -> Tensor:
+    return x + 1

@@ -1,0 +1,63 @@
+"""Compiled networks give what they gave before, and their want of a compiler is no error."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from gta_datasets.networks import TemporalMixer, compiled
+from gta_datasets.networks.compiled import compile_network
+from tests.builders import linear_dataset
+from tests.smoke import shard_bytes, tiny
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known() -> Iterator[None]:
+    compiled._works.cache_clear()
+    yield
+    compiled._works.cache_clear()
+
+
+def network() -> TemporalMixer:
+    torch.manual_seed(0)
+    return TemporalMixer(4, 3, 2, width=8, depth=1)
+
+
+def test_where_compiling_fails_this_is_said_once_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_function: object) -> None:
+        raise RuntimeError("no C++ compiler\nand a long trace")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    first, second = network(), network()
+    with pytest.warns(
+        UserWarning, match=r"does not work here \(RuntimeError: no C\+\+ compiler\); going on without it"
+    ):
+        compile_network(first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile_network(second)
+    arguments = torch.ones(2, 4, 3), torch.ones(2), torch.ones(2), torch.ones(2)
+    torch.testing.assert_close(first(*arguments), network()(*arguments), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports what torch deprecates
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("flow_steps", [0, 2])
+def test_compiled_networks_give_the_same_windows_but_for_rounding(flow_steps: int) -> None:
+    dataset = linear_dataset(f"compiled/linear-{flow_steps}-v0")
+    flow = {"flow_steps": flow_steps, "distill_steps": 2, "distill_batch_size": 8, "flow_levels": 3}
+    settings = {**(flow if flow_steps else {}), "precision": "float32", "windows_per_shard": 40}
+    eager = shard_bytes(tiny(dataset, **settings), 0)
+    made, same = (
+        shard_bytes(tiny(dataset, **settings, compile=True, generate_batch_size=size), 0) for size in (32, 64)
+    )
+    assert made == same
+    for name in ("observations", "actions", "rewards"):
+        before, after = (np.frombuffer(shard[name], np.float32) for shard in (eager, made))
+        np.testing.assert_allclose(after, before, atol=1e-3)
+    assert tiny(dataset, **settings).key != tiny(dataset, **settings, compile=True).key
