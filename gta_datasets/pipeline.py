@@ -6,8 +6,6 @@ import copy
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,58 +13,26 @@ from typing import Any
 import minari
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
-from gta_datasets.data.table import EpisodeTable
 from gta_datasets.errors import WorkerError
 from gta_datasets.methods import build_augmenter
-from gta_datasets.methods.base import Augmenter, Consulted, Fittable, Shard
+from gta_datasets.methods.base import Augmenter, Shard
 from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
+from gta_datasets.plan import Combined, Plan
+from gta_datasets.shelf import Shelf
 from gta_datasets.store import ShardStore, content_key
 from gta_datasets.training.team import Team
 from gta_datasets.workers import Backend, check_workers, make_shards
 
-__all__ = ["Combined", "Pipeline", "Plan"]
-
-MODEL_LOCK_TIMEOUT = 4 * 3600.0
-"""Seconds to wait for another process that trains the same model before training it here as well."""
+__all__ = ["Pipeline"]
 
 WARNED_EPISODES = 5
 """How many episodes a warning describes."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long every generated trajectory will be, known before any is generated."""
-
-    lengths: NDArray[np.int64]  # (G,) transitions
-    shard_sizes: NDArray[np.int64]  # (S,) trajectories taken from every shard
-
-    @property
-    def num_shards(self) -> int:
-        return len(self.shard_sizes)
-
-    def locate(self, trajectory: int) -> tuple[int, int]:
-        """Shard of a trajectory and its number within it."""
-        ends = np.cumsum(self.shard_sizes)
-        shard = int(np.searchsorted(ends, trajectory, side="right"))
-        return shard, trajectory - int(ends[shard] - self.shard_sizes[shard])
-
-
-@dataclass(frozen=True)
-class Combined:
-    """The source's `S` episodes and the `G` generated ones in one table, and what the latter were made from."""
-
-    episodes: EpisodeTable  # S + G
-    num_source: int  # S
-    source_episode: NDArray[np.int64]  # (G,)
-    source_start: NDArray[np.int64]  # (G,) first transition within the source episode
-    start_return: NDArray[np.float32]  # (G,) return-to-go of the first step where the method knows it, otherwise NaN
 
 
 class Pipeline:
@@ -135,15 +101,7 @@ class Pipeline:
     def plan(self) -> Plan:
         """Which trajectories there are; needs the source, but no model."""
         wanted = self.source.episodes.num_transitions if self.num_transitions is None else self.num_transitions
-        lengths: list[NDArray[np.int64]] = []
-        total = 0
-        while total < wanted:
-            of_shard = self.augmenter.lengths(len(lengths))
-            needed = int(np.searchsorted(np.cumsum(of_shard), wanted - total)) + 1
-            lengths.append(of_shard[:needed])
-            total += int(lengths[-1].sum())
-        sizes = np.array([len(part) for part in lengths], np.int64)
-        return Plan(np.concatenate([np.zeros(0, np.int64), *lengths]), sizes)
+        return Plan.of(self.augmenter.lengths, wanted)
 
     @cached_property
     def model_store(self) -> ShardStore:
@@ -153,11 +111,11 @@ class Pipeline:
     @cached_property
     def shard_store(self) -> ShardStore:
         """Where the shards lie; trains what is not trained yet."""
-        weights = self._fit(self.model_store, self.augmenter)
+        weights = self._shelf.fit(self.model_store, self.augmenter)
         models: dict[str, Any] = {}
         for name, model in self.augmenter.models.items():
-            store = self._store_of(model)
-            models[name] = [store.key, self._fit(store, model)]
+            store = self._shelf.store_of(model)
+            models[name] = [store.key, self._shelf.fit(store, model)]
         key = content_key(
             {
                 "model": self.model_store.key,
@@ -168,14 +126,14 @@ class Pipeline:
         )
         return ShardStore(self.cache_root, key)
 
-    def _store_of(self, model: Consulted) -> ShardStore:
-        """Where the weights of a model of the source lie; all methods share them."""
-        return ShardStore(self.cache_root, content_key(model.identity))
+    @property
+    def _shelf(self) -> Shelf:
+        return Shelf(self.cache_root, self.device, self.description, self.progress)
 
     def fitted_dynamics(self) -> DynamicsModel:
         """A learned forward model of the source; trained if there is none."""
         model = DynamicsModel(self.source, self.config.dynamics, seed=self.seed, device=torch.device(self.device))
-        self._fit(self._store_of(model), model)
+        self._shelf.fit(self._shelf.store_of(model), model)
         return model
 
     @property
@@ -194,8 +152,8 @@ class Pipeline:
     @property
     def is_fitted(self) -> bool:
         models = self.augmenter.models.values()
-        return self._holds(self.model_store, self.augmenter) and all(
-            self._holds(self._store_of(model), model) for model in models
+        return self._shelf.holds(self.model_store, self.augmenter) and all(
+            self._shelf.holds(self._shelf.store_of(model), model) for model in models
         )
 
     @property
@@ -264,16 +222,7 @@ class Pipeline:
         found = self.shard_store.get_many(range(self.plan.num_shards)) if stored else [None] * self.plan.num_shards
         # A shard that turned out damaged is made again.
         shards = [self.shard(number) if shard is None else shard for number, shard in enumerate(found)]
-        sizes = self.plan.shard_sizes.tolist()
-        parts = [Episodes.from_arrays(shard).slice(0, size) for shard, size in zip(shards, sizes, strict=True)]
-        origin = {
-            name: np.concatenate([shard[name][:size] for shard, size in zip(shards, sizes, strict=True)])
-            for name in ("source_episode", "source_start")
-        }
-        source = self.source.episodes
-        known = [shard.get("start_return", _unknown(size))[:size] for shard, size in zip(shards, sizes, strict=True)]
-        origin["start_return"] = np.concatenate(known)
-        return Combined(EpisodeTable.of([source, *parts]), source.num_episodes, **origin)
+        return Combined.of(self.source.episodes, shards, self.plan)
 
     def trajectory(self, number: int) -> dict[str, Any]:
         """A generated trajectory in the form of Minari's episode dictionaries, without its number."""
@@ -310,23 +259,6 @@ class Pipeline:
             self.shard_store.write_manifest({"kind": "trajectories", **self.description})
         return self.augmenter.generate(number)
 
-    def _holds(self, store: ShardStore, model: Fittable) -> bool:
-        store.exists()  # an error if something else is in its place
-        return model.is_fitted(store.path)
-
-    def _fit(self, store: ShardStore, model: Fittable) -> str:
-        """Load or train a model in its store; returns a digest of its weights.
-
-        In a launch of several processes all of them have to call this, unless the model is trained.
-        """
-        if self._holds(store, model):
-            return model.fit(store.path, progress=False)
-        store.write_manifest({"kind": "model", **self.description})
-        team = Team.of_launch()
-        with store.working("model", timeout=MODEL_LOCK_TIMEOUT) if team.leads else nullcontext():
-            team.meet(torch.device(self.device))  # nobody else changes the folder from here on: all see the same in it
-            return model.fit(store.path, progress=self.progress and team.leads)
-
 
 class _Sent:
     """A pipeline as other processes have it; it refuses to work where the library or the data are others."""
@@ -346,7 +278,3 @@ class _Sent:
                     "process that started it; make them the same on all machines"
                 )
         self._pipeline.shard(number)
-
-
-def _unknown(size: int) -> NDArray[np.float32]:
-    return np.full(size, np.nan, np.float32)

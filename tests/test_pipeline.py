@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from gta_datasets import pipeline as pipeline_module
 from gta_datasets.methods.gta import GTA
-from gta_datasets.pipeline import Plan
+from gta_datasets.plan import Plan
 from gta_datasets.store import list_stores
 from tests.builders import linear_dataset
 from tests.smoke import shard_bytes, tiny

@@ -627,7 +627,7 @@ def test_row_8_a_hung_trainer_is_overtaken(
     dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Training goes on beside it and ends with the same weights."""
-    monkeypatch.setattr("gta_datasets.pipeline.MODEL_LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("gta_datasets.shelf.MODEL_LOCK_TIMEOUT", 0.2)
     augmented = tiny(dataset, cache_dir=tmp_path / "cache")
     with augmented.storage.pipeline.model_store.working("model", timeout=60):
         augmented.fit()

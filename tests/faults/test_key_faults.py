@@ -34,7 +34,7 @@ from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_c
 from tests.builders import linear_dataset, make_dataset
 from tests.smoke import digest_of_files, tiny
 
-NO_DATA = {"checkpoint_seconds", "generate_batch_size"}
+NO_DATA = {"checkpoint_seconds", "generate_batch_size", "qualify_attempts"}
 
 CHOICES = {
     "short_episodes": ("pad", "skip"),
