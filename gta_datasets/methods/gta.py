@@ -22,11 +22,12 @@ from gta_datasets.data.bank import Columns, WindowBank, WindowBatch
 from gta_datasets.data.draws import SourceDraws, TrainingDraws
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
-from gta_datasets.data.returns import amplify, asked_returns, returns_to_go
+from gta_datasets.data.returns import asked_returns
 from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap
 from gta_datasets.diffusion.samplers import exploration_sigma
+from gta_datasets.methods.asking import Returns, with_known_rewards
 from gta_datasets.methods.assemble import assemble_shard
 from gta_datasets.methods.base import Consulted, Shard
 from gta_datasets.methods.distilled import DistilledFlow
@@ -97,20 +98,12 @@ class GTA:
         return Columns.of(self._source.episodes)
 
     @cached_property
-    def _returns(self) -> NDArray[np.float64]:
-        """Return-to-go of every transition, (N,)."""
-        data = self._config.data
-        return returns_to_go(self._source.episodes, discount=data.discount, terminal_penalty=data.terminal_penalty)
-
-    @cached_property
-    def _return_statistics(self) -> tuple[float, float]:
-        """Mean and spread of the returns; 1 where they are all the same."""
-        spread, rounding = float(self._returns.std()), 1e-9 * float(np.abs(self._returns).max())
-        return float(self._returns.mean()), spread if spread > rounding else 1.0
+    def _returns(self) -> Returns:
+        return Returns(self._source.episodes, self._config.data, self._device)
 
     @cached_property
     def _training_draws(self) -> TrainingDraws:
-        return TrainingDraws(self._source.episodes, self._index, self._returns, self._config.data, self._seed)
+        return TrainingDraws(self._source.episodes, self._index, self._returns.to_go, self._config.data, self._seed)
 
     @property
     def _trained(self) -> Fitted[EDMDenoiser]:
@@ -185,12 +178,14 @@ class GTA:
     def _rewrite(self, windows: Windows, shard: int, streams: str, sampling: SamplingConfig) -> Shard:
         """Generated trajectories for some windows; `streams` tells the random numbers of attempts apart."""
         denoiser = self._trained.module
-        batch, source_return = self._gather(windows), self._returns_of(windows)
-        asked_return = asked_returns(source_return, sampling, best=float(self._returns.max()))
-        condition = self._condition(batch, asked_return)
+        batch, source_return = self._gather(windows), self._returns.of(windows)
+        asked_return = asked_returns(source_return, sampling, best=self._returns.best)
+        condition = self._returns.condition(batch, asked_return)
         if sampling.condition in ("none", "rewards"):
             condition, sampling = condition.unconditional(), dataclasses.replace(sampling, guidance=1.0)
-        rows, known = self._with_known(batch, sampling)
+        rows, known = batch.rows, None
+        if sampling.condition == "rewards":
+            rows, known = with_known_rewards(batch, self._columns.reward, sampling.amplification)
         sigma = exploration_sigma(sampling.exploration)
         noise = normal_numbers(rows.shape, seed=self._seed, prefix=streams, number=shard, device=self._device)
         if self._flow is not None:
@@ -209,21 +204,6 @@ class GTA:
         )
         return self._relabelled(assembled) if sampling.relabel else assembled
 
-    def _with_known(self, batch: WindowBatch, sampling: SamplingConfig) -> tuple[Tensor, Tensor | None]:
-        """The rows to start from and which of their values are to stay: amplified rewards, or none.
-
-        The ablation "reward inpainting" of GTA, tables 16 and 17.
-        """
-        if sampling.condition != "rewards":
-            return batch.rows, None
-        statistics = self._columns.reward
-        rewards = amplify(statistics.inverse(batch.rows[..., -1:].cpu().numpy()), sampling.amplification)
-        amplified = torch.from_numpy(statistics.forward(rewards)).to(self._device)
-        rows = torch.cat([batch.rows[..., :-1], amplified], dim=-1) * batch.mask
-        known = torch.zeros(rows.shape[-1], dtype=torch.bool, device=self._device)
-        known[-1] = True
-        return rows, known
-
     def _relabelled(self, shard: Shard) -> Shard:
         """The shard with the rewards that the model of rewards gives."""
         episodes = Episodes.from_arrays(shard)
@@ -232,21 +212,10 @@ class GTA:
         )
         return {**shard, "rewards": rewards.astype(episodes.rewards.dtype)}
 
-    def _returns_of(self, windows: Windows) -> NDArray[np.float64]:
-        """Return-to-go from the first transition of every window, (B,)."""
-        returns: NDArray[np.float64] = self._returns[self._source.episodes.offsets[windows.episode] + windows.start]
-        return returns
-
     def _gather(self, windows: Windows) -> WindowBatch:
         if self._bank is None:
             self._bank = WindowBank(self._source.episodes, self._columns, self._config.data.horizon, self._device)
         return self._bank.gather(windows)
-
-    def _condition(self, batch: WindowBatch, returns: NDArray[np.floating[Any]]) -> Condition:
-        mean, spread = self._return_statistics
-        standardised = ((returns - mean) / spread).astype(np.float32)
-        on_device = torch.from_numpy(standardised).to(self._device)
-        return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
 
     def _new_flow(self) -> DistilledFlow:
         sampling = self._config.sampling
@@ -270,8 +239,8 @@ class GTA:
         batch = self._gather(windows)
         alpha = 1 + (MOST_AMPLIFIED - 1) * numpy_generator(self._seed, "distil alpha", step).random()
         sampling = dataclasses.replace(self._config.sampling, alpha=alpha)
-        asked = asked_returns(self._returns_of(windows), sampling, best=float(self._returns.max()))
-        return batch.rows, self._condition(batch, asked)
+        asked = asked_returns(self._returns.of(windows), sampling, best=self._returns.best)
+        return batch.rows, self._returns.condition(batch, asked)
 
     def _precision(self) -> torch.autocast:
         return autocast(self._config.network.precision, self._device)
@@ -292,7 +261,7 @@ class GTA:
         def loss_of_step(step: int) -> Tensor:
             windows = self._training_draws.draw(step, training.train_batch_size)
             batch = self._gather(windows)
-            condition = self._condition(batch, self._returns_of(windows))
+            condition = self._returns.condition(batch, self._returns.of(windows))
             generator = torch_generator(self._seed, "train", step, self._device)
             kept = torch.rand(len(windows), generator=generator, device=self._device) >= training.condition_dropout
             condition = Condition(condition.returns, kept.float(), batch.context, batch.mask)

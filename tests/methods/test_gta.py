@@ -159,7 +159,7 @@ def test_a_fixed_condition_asks_everybody_for_the_best(tmp_path: Path, monkeypat
     calls = watch_denoiser(found, monkeypatch)
     shard = found.generate(0)
     assert len(set(shard["source_return"].tolist())) > 1
-    np.testing.assert_allclose(shard["asked_return"], found._returns.max(), rtol=1e-6)
+    np.testing.assert_allclose(shard["asked_return"], found._returns.best, rtol=1e-6)
     assert len(set(calls[0][0].tolist())) == 1
 
 
@@ -250,11 +250,11 @@ def test_trap_the_source_is_never_changed_in_place(tmp_path: Path) -> None:
     episodes = linear_episodes(terminated=(0, 5))
     before = {name: array.copy() for name, array in episodes.arrays().items()}
     found = method(episodes, reweighting="dense", alpha=2.0)
-    returns = found._returns.copy()
+    returns = found._returns.to_go.copy()
     found.fit(tmp_path, progress=False)
     found.generate(0)
     assert all(np.array_equal(before[name], array) for name, array in episodes.arrays().items())
-    assert np.array_equal(found._returns, returns)
+    assert np.array_equal(found._returns.to_go, returns)
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 7, 31])
@@ -274,7 +274,7 @@ def test_trap_reweighting_follows_its_field(reweighting: str) -> None:
     rewards = np.repeat(np.linspace(-1, 0.5, 30, dtype=np.float32), 7)
     episodes = dataclasses.replace(episodes, rewards=rewards)
     found = method(episodes, reweighting=reweighting, bins=3, success_weight=10.0, train_batch_size=20_000)
-    draws = TrainingDraws(episodes, found._index, found._returns, found._config.data, 0)
+    draws = TrainingDraws(episodes, found._index, found._returns.to_go, found._config.data, 0)
     frequency = np.bincount(draws.draw(0, 20_000).episode, minlength=30) / 20_000
     if reweighting == "none":
         expected = np.full(30, 1 / 30)
@@ -307,7 +307,7 @@ def test_row_28_returns_that_are_all_equal(tmp_path: Path, rewards: float) -> No
     found.fit(tmp_path, progress=False)
     shard = found.generate(0)
     assert np.ptp(shard["rewards"]) == 0
-    condition = found._condition(found._gather(found._draws.shard(0)), shard["asked_return"])
+    condition = found._returns.condition(found._gather(found._draws.shard(0)), shard["asked_return"])
     assert condition.returns.abs().max() < 10
 
 
@@ -333,7 +333,7 @@ def test_no_window_is_asked_for_more_than_the_best_return_amplified_by_the_limit
     shards = [found.generate(number) for number in range(6)]
     source = np.concatenate([shard["source_return"] for shard in shards])
     asked = np.concatenate([shard["asked_return"] for shard in shards])
-    best = found._returns.max()
+    best = found._returns.best
     ceiling = np.inf if limit == 0 else best + (limit - 1) * abs(best)
     expected = np.minimum(source + 0.8 * np.abs(source), ceiling)
     assert (source + 0.8 * np.abs(source) > best).any()

@@ -1,0 +1,63 @@
+"""What a generator of windows is told: their returns, or their rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gta_datasets.config import DataConfig
+from gta_datasets.data.bank import WindowBatch
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.normalize import Standardizer
+from gta_datasets.data.returns import amplify, returns_to_go
+from gta_datasets.data.windows import Windows
+from gta_datasets.diffusion.edm import Condition
+
+__all__ = ["Returns", "with_known_rewards"]
+
+
+class Returns:
+    """Returns-to-go of a source, and how a network is told of them: in standard deviations from their mean.
+
+    Args:
+        episodes: the source.
+        config: discount and terminal penalty.
+        device: where conditions are.
+    """
+
+    def __init__(self, episodes: Episodes, config: DataConfig, device: torch.device) -> None:
+        self._offsets, self._device = episodes.offsets, device
+        self.to_go = returns_to_go(episodes, discount=config.discount, terminal_penalty=config.terminal_penalty)
+        """Of every transition, (N,)."""
+        self.best = float(self.to_go.max())
+        spread, rounding = float(self.to_go.std()), 1e-9 * float(np.abs(self.to_go).max())
+        # 1 where they are all the same
+        self._mean, self._spread = float(self.to_go.mean()), spread if spread > rounding else 1.0
+
+    def of(self, windows: Windows) -> NDArray[np.float64]:
+        """Return-to-go from the first transition of every window, (B,)."""
+        found: NDArray[np.float64] = self.to_go[self._offsets[windows.episode] + windows.start]
+        return found
+
+    def condition(self, batch: WindowBatch, returns: NDArray[np.floating[Any]]) -> Condition:
+        """The condition of windows that are to have these returns, (B,)."""
+        standardised = ((returns - self._mean) / self._spread).astype(np.float32)
+        on_device = torch.from_numpy(standardised).to(self._device)
+        return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
+
+
+def with_known_rewards(batch: WindowBatch, statistics: Standardizer, alpha: float) -> tuple[Tensor, Tensor]:
+    """The rows with their rewards amplified, and which of their values are to stay: those.
+
+    The ablation "reward inpainting" of GTA, tables 16 and 17.
+    """
+    rewards = amplify(statistics.inverse(batch.rows[..., -1:].cpu().numpy()), alpha)
+    amplified = torch.from_numpy(statistics.forward(rewards)).to(batch.rows.device)
+    rows = torch.cat([batch.rows[..., :-1], amplified], dim=-1) * batch.mask
+    known = torch.zeros(rows.shape[-1], dtype=torch.bool, device=rows.device)
+    known[-1] = True
+    return rows, known
