@@ -11,6 +11,9 @@ from typing import Any
 
 __all__ = ["show"]
 
+Found = dict[tuple[str, str], dict[str, Any]]
+"""Lines of the ledger by dataset and variant."""
+
 PAPER = Path(__file__).parent / "paper" / "gta_tables.csv"
 
 METRICS = {
@@ -47,31 +50,58 @@ PAPER_TABLES = {
 
 
 def show(experiment: str, datasets: Sequence[str], variants: Sequence[str], lines: Sequence[dict[str, Any]]) -> str:
-    """One table per metric: a row per dataset, a column per variant; `-` where nothing was measured."""
+    """The numbers in tables, `-` where nothing was measured, and in brackets what the paper has.
+
+    One table per metric, a row per dataset and a column per variant; of one dataset, one with a row per variant
+    and a column per metric.
+    """
     found = {(line["unit"]["dataset"], line["unit"]["variant"]): line for line in lines}
-    tables = []
-    for metric, (title, value) in METRICS.items():
-        header = [title, "source", *variants]
-        rows = [header, ["---", *["---:"] * (len(header) - 1)]]
-        for dataset in datasets:
-            measured = [found.get((dataset, variant)) for variant in variants]
-            source = next((line["quality"]["source"] for line in measured if line), None)
-            cells = [source, *(line["quality"]["generated"] if line else None for line in measured)]
-            ours = [_number(None if scores is None else value(scores)) for scores in cells]
-            paper = [_paper(experiment, metric, dataset, variant) for variant in ("source", *variants)]
-            rows.append([dataset, *(_beside(*pair) for pair in zip(ours, paper, strict=True))])
-        tables.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
-    tables.append(_seconds(found, datasets, variants))
+    if len(datasets) == 1:
+        tables = [_of_one_dataset(experiment, datasets[0], variants, found)]
+    else:
+        tables = [
+            _table(
+                [title, "source", *variants],
+                [[dataset, *_cells(experiment, metric, dataset, variants, found)] for dataset in datasets],
+            )
+            for metric, (title, _) in METRICS.items()
+        ]
+        tables.append(_seconds(found, datasets, variants))
     return "\n\n".join(tables) + "\n\nIn brackets: the GTA paper, on D4RL's dataset of the same name."
 
 
-def _seconds(found: dict[tuple[str, str], dict[str, Any]], datasets: Sequence[str], variants: Sequence[str]) -> str:
-    header = ["Seconds to fit + to generate", *variants]
-    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+def _of_one_dataset(experiment: str, dataset: str, variants: Sequence[str], found: Found) -> str:
+    """A row for the source and every variant, a column for every metric and one for the seconds."""
+    columns = [_cells(experiment, metric, dataset, variants, found) for metric in METRICS]
+    lines = (found.get((dataset, variant)) for variant in variants)
+    seconds = ["-", *("-" if line is None else _duration(line["seconds"]) for line in lines)]
+    rows = [list(row) for row in zip(["source", *variants], *columns, seconds, strict=True)]
+    return _table([dataset, *(title for title, _ in METRICS.values()), "Seconds"], rows)
+
+
+def _cells(experiment: str, metric: str, dataset: str, variants: Sequence[str], found: Found) -> list[str]:
+    """A metric of the source and of all variants, ours and the paper's."""
+    measured = [found.get((dataset, variant)) for variant in variants]
+    # Of the source, the sample of most windows: where a method makes whole episodes, it is of few.
+    samples = sorted((line["quality"] for line in measured if line), key=lambda found: found["checked_windows"])
+    source = samples[-1]["source"] if samples else None
+    scores = [source, *(line["quality"]["generated"] if line else None for line in measured)]
+    ours = [_number(None if one is None else METRICS[metric][1](one)) for one in scores]
+    paper = [_paper(experiment, metric, dataset, variant) for variant in ("source", *variants)]
+    return [_beside(*pair) for pair in zip(ours, paper, strict=True)]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruled = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def _seconds(found: Found, datasets: Sequence[str], variants: Sequence[str]) -> str:
+    rows = []
     for dataset in datasets:
         cells = [found.get((dataset, variant)) for variant in variants]
         rows.append([dataset, *("-" if line is None else _duration(line["seconds"]) for line in cells)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return _table(["Seconds to fit + to generate", *variants], rows)
 
 
 def _duration(seconds: dict[str, float | None]) -> str:
