@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
-from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record, scaling, speed
+from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record, scaling, speed, stitching
 from benchmarks.behaviour import train
+from gta_datasets.data.reading import read_episodes
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.errors import DatasetError
 from gta_datasets.rollouts import SquashedGaussian
+from gta_datasets.simulator import simulator_for
 from tests.builders import linear_dataset
 from tests.smoke import assert_same_episode
 
@@ -99,6 +101,31 @@ def test_the_filter_is_compared_with_the_simulator(results: Path, monkeypatch: p
     assert found["all"]["share_kept"] == 1
     kept = [figures["share_kept"] for figures in found["by_delta"].values()]
     assert kept == sorted(kept)
+
+
+def test_stitches_are_judged_by_where_they_end(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_dataset("bench/stitched-v0", episodes=4)
+    monkeypatch.setattr(
+        sys, "argv", ["stitching", "bench/stitched-v0", "--preset", "smoke", "--num-transitions", "200"]
+    )
+    stitching.main()
+    found = json.loads((results / "stitching" / "bench-stitched-v0-smoke.json").read_text())
+    assert found["trajectories"] == 16
+    assert 0 < found["acceptance_rate"] <= 1
+    assert 0 < found["distance_to_target"]["median"] <= found["distance_to_target"]["95 %"]
+    assert found["bridge_dynamics_mse"] > 0
+
+
+def test_recorded_steps_miss_nothing() -> None:
+    dataset = make_demo_dataset("bench/real-v0", episodes=1)
+    episodes = read_episodes(dataset).episodes.slice(0, 1)
+    shard = {**episodes.arrays(), "stitch_start": np.array([5]), "stitch_length": np.array([10])}
+    simulator = simulator_for(dataset.spec.env_spec)
+    assert simulator is not None
+    found = stitching.judge(shard, simulator, np.ones(episodes.observations.shape[1]))
+    assert found["last"].shape == (1,)
+    assert found["within"].shape == (10,)
+    assert found["within"].max() < 1e-8
 
 
 def test_methods_are_measured_once_and_shown_beside_the_paper(
