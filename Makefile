@@ -7,12 +7,13 @@ BIN := $(abspath $(VENV))/bin
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types imports format clean
+.PHONY: help demo test test-all bench-smoke lint types imports format clean
 
 help:
 	@echo "make demo      train on the embedded dataset, generate, write demo-report/report.html (CPU, minutes)"
 	@echo "make test      the tests, without the slow ones"
 	@echo "make test-all  all tests"
+	@echo "make bench-smoke  one small unit of every kind of experiment of the benchmarks (CPU, minutes)"
 	@echo "make lint      style, types and import contract"
 	@echo "make format    rewrite the code in the project's style"
 	@echo "make clean     remove what these targets made, the environment included"
@@ -25,6 +26,9 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(PYTEST)
+
+bench-smoke: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.smoke
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

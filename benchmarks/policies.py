@@ -1,40 +1,59 @@
-"""Policies trained on the source and on augmented data: TD3+BC of d3rlpy, evaluated in the environment.
+"""Policies trained by TD3+BC or IQL on the source and on augmented data, evaluated in the environment.
 
-python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant source --seed 0
-python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant gta --seed 0
-python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant qualified --seed 0
+python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant source --variant gta --variant qualified --seed 0
+python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant gta --seed 0 --algorithm iql --engine d3rlpy
 
-Every run adds one line to `results/policies.jsonl`; a run that is there already is not done again.
+Every run adds one line to `results/policies.jsonl`; a run that is there already is not done again. Those that are
+missing are trained together by `benchmarks.vectorised`, or one after the other by d3rlpy.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import minari
 import numpy as np
+import torch
 
 import gta_datasets
 from benchmarks import record
 from benchmarks.adapters import import_d3rlpy
+from benchmarks.vectorised import ALGORITHMS
+from benchmarks.vectorised.draws import Run
+from benchmarks.vectorised.stack import Stack
+from benchmarks.vectorised.tables import read_table
+from benchmarks.vectorised.training import Scores, train_and_evaluate
 from gta_datasets.adapters import to_d3rlpy
 
 VARIANTS: dict[str, dict[str, Any] | None] = {"source": None, "gta": {}, "qualified": {"qualify": 0.03}}
 """What is added to the source: nothing, or what `augment` generates with these settings."""
 
 EVALUATION_SEED = 10_000
+LEDGER = "policies.jsonl"
+SETTINGS = ("dataset", "engine", "preset", "num_transitions", "updates", "batch_size", "real_fraction", "episodes")
+"""What tells runs apart, besides variant and seed, and the algorithm where it is not TD3+BC."""
+
+RETURN_RANGE = 1_000.0
+"""What IQL's rewards are scaled to, between the worst and the best return of the source; the paper's for locomotion."""
 
 
 def main() -> None:
-    """Train one policy and add its line."""
+    """Train the policies that are missing and add their lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("--variant", choices=VARIANTS, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of the policy; the generator's is 0")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", required=True, help="may be given again")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="of a policy, not of what it learns from; may be given again"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="vectorised")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="td3_bc")
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--num-transitions", type=int, default=200_000, help="generated")
     parser.add_argument("--updates", type=int, default=150_000)
@@ -42,38 +61,78 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--real-fraction", type=float, default=None)
     parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--checkpoints", type=Path, help="a folder, so that an interrupted stack can go on")
     arguments = parser.parse_args()
-    unit = {name: value for name, value in vars(arguments).items() if name != "every"}
-    ledger = record.RESULTS / "policies.jsonl"
-    if any(line["unit"] == unit for line in record.read_lines(ledger)):
+    ledger = record.RESULTS / LEDGER
+    done = [line["unit"] for line in record.read_lines(ledger)]
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    if arguments.algorithm != "td3_bc":
+        settings["algorithm"] = arguments.algorithm
+    asked = [
+        settings | {"variant": variant, "seed": seed} for variant in arguments.variant for seed in arguments.seed or [0]
+    ]
+    missing = [unit for unit in asked if unit not in done]
+    if not missing:
         print("done already")
         return
-    started = time.perf_counter()
-    scores = train(arguments)
-    record.append_line(
-        ledger,
-        "benchmarks.policies",
-        {"unit": unit, "returns": scores, "seconds": round(time.perf_counter() - started)},
+    for unit, scores, seconds in ENGINES[arguments.engine](missing, arguments):
+        measured = {"unit": unit, "returns": scores, "seconds": round(seconds)}
+        record.append_line(ledger, "benchmarks.policies", measured, packages=("d3rlpy",))
+        print(json.dumps(measured), flush=True)
+
+
+Trained = Iterator[tuple[dict[str, Any], Scores, float]]
+"""Units with their scores and seconds."""
+
+
+def train_stack(units: list[dict[str, Any]], arguments: argparse.Namespace) -> Trained:
+    """All at once; each takes an equal share of the seconds."""
+    source = minari.load_dataset(arguments.dataset)
+    scalers = fitted_scalers(source, arguments)
+    variants = {unit["variant"] for unit in units}
+    tables = {name: read_table(variant(name, source, arguments), **scalers) for name in variants}
+    runs = [Run(tables[unit["variant"]], unit["seed"], arguments.real_fraction) for unit in units]
+    checkpoint = None
+    if arguments.checkpoints is not None:
+        arguments.checkpoints.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.blake2b(json.dumps(units, sort_keys=True).encode(), digest_size=8).hexdigest()
+        checkpoint = arguments.checkpoints / f"{digest}.safetensors"
+    scores, seconds = train_and_evaluate(
+        Stack(runs, ALGORITHMS[arguments.algorithm], batch_size=arguments.batch_size, device=device_of(arguments)),
+        runs[0].table,
+        source.env_spec,
+        updates=arguments.updates,
+        every=arguments.every,
+        episodes=arguments.episodes,
+        seed=EVALUATION_SEED,
+        checkpoint=checkpoint,
     )
-    print(json.dumps(scores))
+    for unit, of_run in zip(units, scores, strict=True):
+        yield unit, of_run, seconds / len(units)
+    if checkpoint is not None:
+        checkpoint.unlink()
 
 
-def train(arguments: argparse.Namespace) -> dict[int, dict[str, float]]:
-    """Mean and spread of episode returns by number of updates."""
+def train_one_by_one(units: list[dict[str, Any]], arguments: argparse.Namespace) -> Trained:
+    """With d3rlpy."""
+    for unit in units:
+        started = time.perf_counter()
+        scores = train_with_d3rlpy(unit["variant"], unit["seed"], arguments)
+        yield unit, scores, time.perf_counter() - started
+
+
+def train_with_d3rlpy(name: str, seed: int, arguments: argparse.Namespace) -> Scores:
+    """The scores of one run."""
     d3rlpy = import_d3rlpy()
-    dataset, settings = minari.load_dataset(arguments.dataset), VARIANTS[arguments.variant]
-    options = {"seed": arguments.seed, "real_fraction": arguments.real_fraction}
-    if settings is None:
-        buffer = to_d3rlpy(dataset, **options)
-    else:
-        buffer = gta_datasets.augment(
-            dataset, preset=arguments.preset, num_transitions=arguments.num_transitions, **settings
-        ).to_d3rlpy(**options)
-    d3rlpy.seed(arguments.seed)
-    scaler = to_d3rlpy(dataset).observation_scaler()  # the same for all variants
-    algorithm = d3rlpy.algos.TD3PlusBCConfig(batch_size=arguments.batch_size, observation_scaler=scaler).create()
-    env = gymnasium.make(dataset.env_spec)
-    scores: dict[int, dict[str, float]] = {}
+    source = minari.load_dataset(arguments.dataset)
+    buffer = to_d3rlpy(variant(name, source, arguments), seed=seed, real_fraction=arguments.real_fraction)
+    d3rlpy.seed(seed)
+    config = getattr(d3rlpy.algos, ALGORITHMS[arguments.algorithm].config)
+    settings = {"batch_size": arguments.batch_size, **fitted_scalers(source, arguments)}
+    algorithm = config(**settings).create(device=device_of(arguments))
+    env = gymnasium.make(source.env_spec)
+    scores: Scores = {}
 
     def evaluate(algo: Any, _epoch: int, updates: int) -> None:
         returns = [episode_return(algo, env, EVALUATION_SEED + number) for number in range(arguments.episodes)]
@@ -90,6 +149,30 @@ def train(arguments: argparse.Namespace) -> dict[int, dict[str, float]]:
     return scores
 
 
+def variant(name: str, source: minari.MinariDataset, arguments: argparse.Namespace) -> minari.MinariDataset:
+    """The source, or the source and what is generated from it."""
+    settings = VARIANTS[name]
+    if settings is None:
+        return source
+    return gta_datasets.augment(source, preset=arguments.preset, num_transitions=arguments.num_transitions, **settings)
+
+
+def fitted_scalers(source: minari.MinariDataset, arguments: argparse.Namespace) -> dict[str, Any]:
+    """d3rlpy's scalers, the same for all variants."""
+    buffer = to_d3rlpy(source)
+    scalers: dict[str, Any] = {"observation_scaler": buffer.observation_scaler()}
+    if arguments.algorithm == "iql":
+        scalers["reward_scaler"] = buffer.reward_scaler("return", multiplier=RETURN_RANGE)
+    return scalers
+
+
+def device_of(arguments: argparse.Namespace) -> str:
+    """The device asked for, or the best there is."""
+    if arguments.device != "auto":
+        return str(arguments.device)
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
 def episode_return(algorithm: Any, env: gymnasium.Env[Any, Any], seed: int) -> float:
     """Sum of rewards of one episode of the policy's mean action."""
     observation, _ = env.reset(seed=seed)
@@ -100,6 +183,8 @@ def episode_return(algorithm: Any, env: gymnasium.Env[Any, Any], seed: int) -> f
         total, over = total + float(reward), terminated or truncated
     return total
 
+
+ENGINES = {"vectorised": train_stack, "d3rlpy": train_one_by_one}
 
 if __name__ == "__main__":
     main()

@@ -133,6 +133,7 @@ def generation(made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float]
     pipeline = made.storage.pipeline
     with FlopCounterMode(display=False) as counter:
         pipeline.augmenter.generate(0)
+    pipeline.shard_store.clear()  # of an earlier run
     started = time.perf_counter(), time.process_time()
     made.generate()
     seconds = _since(started)

@@ -21,7 +21,7 @@ from gta_datasets.methods import METHODS
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
 
-__all__ = ["augment", "default_cache_dir"]
+__all__ = ["augment", "configuration", "default_cache_dir"]
 
 CACHE_VARIABLE = "GTA_DATASETS_CACHE"
 
@@ -74,7 +74,7 @@ def augment(
         UnsupportedSpaceError: a space that cannot be turned into vectors.
         UntrustedDatasetError: `dataset` is an id of a folder that Minari must not open.
     """
-    config = _configuration(method, preset, task, _device(device), overrides)
+    config = configuration(method, preset, task, _device(device), overrides)
     if num_transitions is not None:
         num_transitions = _whole("num_transitions", num_transitions, 1, 2**63 - 1)
     seed = _whole("seed", seed, 0, 2**32 - 1)
@@ -131,9 +131,10 @@ def _device(device: str) -> str:
     return str(chosen)
 
 
-def _configuration(
+def configuration(
     method: str | MethodConfig, preset: str, task: str | None, device: str, overrides: dict[str, Any]
 ) -> MethodConfig:
+    """All settings that arguments of `augment` stand for; raises its ConfigErrors."""
     if isinstance(method, MethodConfig):
         if preset != "auto" or task is not None or overrides:
             raise ConfigError("a configuration was given as method; change it with its replace() instead of by keyword")

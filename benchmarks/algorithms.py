@@ -1,0 +1,100 @@
+"""The algorithms of the tables with CORL's hyper-parameters, by d3rlpy.
+
+The values are those of CORL (https://github.com/tinkoff-ai/CORL, revision 6afec90, `algorithms/offline/*.py` and
+`configs/offline`), which the GTA paper builds on. Where d3rlpy's default is the same value it is not repeated here.
+Known differences: CORL initialises CQL's networks orthogonally, which d3rlpy does not offer, and scales rewards of some
+locomotion datasets only, where here IQL scales those of all, as the GTA paper does. MCQ is not in d3rlpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.adapters import import_d3rlpy
+
+__all__ = ["ALGORITHMS", "Algorithm"]
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How an algorithm of d3rlpy is made."""
+
+    config: Callable[[Any, str, int], Any]
+    """Of the source's buffer, the kind of task and the number of updates; without size of batches and observations."""
+    batch_size: int | None = None  # its own, whatever the scale says
+    most_updates: int | None = None
+    is_transformer: bool = False
+
+    def create(self, source: Any, kind: str, *, updates: int, batch_size: int, device: str) -> Any:
+        """The algorithm, untrained; observations are standardised as in the source, rewards scaled by kind of task."""
+        config = self.config(source, kind, updates)
+        config.batch_size = batch_size
+        config.observation_scaler = source.observation_scaler()
+        return config.create(device=device)
+
+
+def _td3_bc(_source: Any, _kind: str, _updates: int) -> Any:
+    return import_d3rlpy().algos.TD3PlusBCConfig()
+
+
+def _iql(source: Any, kind: str, updates: int) -> Any:
+    """Learning rate of the policy down to zero along a cosine; expectile and temperature by kind of task."""
+    d3rlpy = import_d3rlpy()
+    scheduler = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=updates)
+    by_kind: dict[str, Options] = {
+        "antmaze": {"expectile": 0.9, "weight_temp": 10.0},
+        "adroit": {"expectile": 0.8, "actor_encoder_factory": d3rlpy.models.VectorEncoderFactory(dropout_rate=0.1)},
+    }
+    return d3rlpy.algos.IQLConfig(
+        actor_optim_factory=d3rlpy.optimizers.AdamFactory(lr_scheduler_factory=scheduler),
+        reward_scaler=_rewards(source, kind),
+        **by_kind.get(kind, {}),
+    )
+
+
+def _cql(_source: Any, kind: str, _updates: int) -> Any:
+    """Three layers, weight 10 that is not adapted; for adroit weight 1."""
+    d3rlpy = import_d3rlpy()
+    encoder = d3rlpy.models.VectorEncoderFactory([256, 256, 256])
+    return d3rlpy.algos.CQLConfig(
+        actor_learning_rate=1e-4 if kind == "adroit" else 3e-5,
+        temp_learning_rate=1e-4 if kind == "adroit" else 3e-5,
+        alpha_learning_rate=0.0,
+        conservative_weight=1.0 if kind == "adroit" else 10.0,
+        actor_encoder_factory=encoder,
+        critic_encoder_factory=encoder,
+    )
+
+
+def _decision_transformer(_source: Any, kind: str, _updates: int) -> Any:
+    """AdamW with 10,000 steps of warm-up; returns of locomotion in thousands."""
+    d3rlpy = import_d3rlpy()
+    optimiser = d3rlpy.optimizers.GPTAdamWFactory(
+        weight_decay=1e-4,
+        clip_grad_norm=0.25,
+        lr_scheduler_factory=d3rlpy.optimizers.WarmupSchedulerFactory(warmup_steps=10_000),
+    )
+    scale = d3rlpy.preprocessing.MultiplyRewardScaler(0.001) if kind == "locomotion" else None
+    encoder = d3rlpy.models.VectorEncoderFactory([128], exclude_last_activation=True)
+    return d3rlpy.algos.DecisionTransformerConfig(
+        encoder_factory=encoder, activation_type="gelu", optim_factory=optimiser, reward_scaler=scale
+    )
+
+
+def _rewards(source: Any, kind: str) -> Any:
+    """Locomotion: a thousand over the range of returns; antmaze: less one."""
+    if kind == "locomotion":
+        return source.reward_scaler("return", multiplier=1_000.0)
+    return import_d3rlpy().preprocessing.ConstantShiftRewardScaler(-1.0) if kind == "antmaze" else None
+
+
+ALGORITHMS = {
+    "TD3BC": Algorithm(_td3_bc),
+    "IQL": Algorithm(_iql),
+    "CQL": Algorithm(_cql),
+    "DT": Algorithm(_decision_transformer, batch_size=64, most_updates=100_000, is_transformer=True),
+}

@@ -1,0 +1,78 @@
+"""Pictures of results: how scores grow with training, and how many runs reach which score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.experiments import Experiment
+from benchmarks.results_table import Runs, score
+from benchmarks.statistics import share_above
+from benchmarks.tasks import Task
+from gta_datasets.plots.comparison import colour_of
+from gta_datasets.plots.drawing import legend, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["distributions", "learning_curves"]
+
+COLUMNS = 3
+
+
+def learning_curves(experiment: Experiment, algorithm: str, runs: Runs) -> Figure | None:
+    """Mean return over seeds by updates, a panel per dataset; the band is a standard deviation between seeds."""
+    tasks = _measured(experiment, algorithm, runs)
+    if not tasks:
+        return None
+    columns = min(COLUMNS, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure, panels = new_figure(columns=columns, rows=rows, height=0.6 + 2.4 * rows)
+    for axes, task in zip(panels, tasks, strict=False):
+        for place, method in enumerate(experiment.methods):
+            lines = runs.get((algorithm, task.name, method.name), [])
+            updates = sorted({int(update) for line in lines for update in line["returns"]})
+            means = [[line["returns"][str(u)]["mean"] for line in lines if str(u) in line["returns"]] for u in updates]
+            centre, spread = np.array([np.mean(found) for found in means]), np.array([np.std(found) for found in means])
+            # Also without a line: the legend is that of the first panel.
+            axes.plot(updates, centre, color=colour_of(place), label=method.name, linewidth=1.6)
+            axes.fill_between(
+                updates, centre - spread, centre + spread, color=colour_of(place), alpha=0.15, linewidth=0
+            )
+        axes.set_title(task.name, fontsize=9)
+        axes.set(xlabel="updates", ylabel="return")
+    for axes in panels[len(tasks) :]:
+        axes.set_visible(False)
+    legend(figure, panels[0])
+    return figure
+
+
+def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure | None:
+    """Share of all runs that end above a score."""
+    tasks = _measured(experiment, algorithm, runs)
+    if not tasks:
+        return None
+    scores = {
+        method.name: [score(line, task) for task in tasks for line in runs.get((algorithm, task.name, method.name), [])]
+        for method in experiment.methods
+    }
+    every = np.concatenate(list(scores.values()))
+    margin = 0.05 * float(np.ptp(every)) or 1.0
+    levels = np.linspace(every.min() - margin, every.max() + margin, 400)
+    figure, (axes,) = new_figure()
+    for place, (name, found) in enumerate(scores.items()):
+        if found:
+            axes.plot(levels, share_above(found, levels), color=colour_of(place), label=name, linewidth=1.6)
+    axes.set(xlabel="normalised score at the end", ylabel="share of runs above it", ylim=(-0.02, 1.02))
+    legend(figure, axes)
+    return figure
+
+
+def _measured(experiment: Experiment, algorithm: str, runs: Runs) -> Sequence[Task]:
+    return [
+        task
+        for task in experiment.tasks
+        if any(runs.get((algorithm, task.name, method.name)) for method in experiment.methods)
+    ]

@@ -1,0 +1,212 @@
+"""The tables of the GTA paper as data: datasets, methods, algorithms and metric of each; and how much to spend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from benchmarks import quality
+from benchmarks.tasks import ADROIT, ANTMAZE, GYM, GYM_MEDIUM, KITCHEN, MAZE2D, SHARES, Task
+
+__all__ = ["EXPERIMENTS", "SCALES", "Experiment", "Method", "Scale"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is spent on every unit."""
+
+    name: str
+    updates: int
+    every: int  # updates between two evaluations
+    batch_size: int
+    seeds: int
+    episodes: int  # of an evaluation; some tasks take a multiple
+    preset: str
+    num_transitions: int  # generated
+    tuned: bool  # GTA's settings by kind of task for locomotion too, instead of the library's defaults
+    quality_preset: str
+    quality_transitions: int  # generated
+    quality_sample: int  # transitions set into the simulator
+
+
+SCALES = {
+    scale.name: scale
+    for scale in (
+        Scale("smoke", 4, 2, 8, 1, 1, "smoke", 50, False, "smoke", 50, 50),
+        Scale("cpu", 300_000, 30_000, 256, 3, 10, "cpu", 200_000, False, "demo", 20_000, 16_384),
+        Scale("gpu", 1_000_000, 50_000, 256, 5, 10, "fast", 1_000_000, False, "fast", 1_000_000, 100_000),
+        Scale("paper", 1_000_000, 50_000, 1_024, 8, 10, "paper", 5_000_000, True, "paper", 5_000_000, 1_000_000),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One column of a table."""
+
+    name: str
+    settings: Mapping[str, Any] | None = field(default_factory=dict)  # of `augment`; None: the source alone
+    real_fraction: float | None = None  # of every batch; None draws from all transitions alike
+    batch_size: int | None = None  # instead of the scale's
+    variant: str | None = None  # the name under which `benchmarks.quality` measures it
+    paper: str | None = None  # its name in the paper's numbers, if another
+    paper_row: str | None = None  # the paper's row, if not the dataset
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table of the paper, or the part of one that measures one thing."""
+
+    name: str
+    title: str
+    tasks: tuple[Task, ...] = ()
+    methods: tuple[Method, ...] = ()
+    algorithms: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("d4rl_score",)
+    table: str | None = None  # in the paper's numbers, if not the name
+    kind: Literal["policy", "quality"] = "policy"
+    skipped: str | None = None  # why it cannot be run
+    note: str | None = None  # what else a reader has to know
+
+
+NONE = Method("None", None)
+S4RL = Method("S4RL", {"method": "s4rl"})
+# The authors train on what SynthER generates alone, and on four recorded parts to one stitched of DiffStitch.
+SYNTHER = Method("SynthER", {"method": "synther"}, real_fraction=0.0)
+DIFFSTITCH = Method("DiffStitch", {"method": "diffstitch"}, real_fraction=0.8)
+GTA = Method("GTA")
+FILTERED = Method("GTA, filtered", {"qualify": 0.03})
+
+IN_WINDOWS = {"1": 1, "16": 15, "32": 31, "64": 63, "128": 127}
+"""Transitions of a window by the paper's rows."""
+HORIZONS = tuple(
+    Method(f"H={rows}", {"horizon": horizon}, variant=f"horizon {horizon}", paper="GTA", paper_row=f"H={rows}")
+    for rows, horizon in IN_WINDOWS.items()
+)
+LEVELS = tuple(
+    Method(f"mu={mu} alpha={alpha}", {"mu": mu, "alpha": alpha})
+    for mu in (0.1, 0.25, 0.5, 0.75, 1.0)
+    for alpha in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+)
+GRID = (
+    Method("S4RL", quality.METHODS["s4rl"], variant="s4rl"),
+    Method("SynthER", quality.METHODS["synther"], variant="synther"),
+)
+JUDGED = (
+    *GRID,
+    Method("DiffStitch", quality.METHODS["diffstitch"], variant="diffstitch"),
+    Method("GTA", quality.METHODS["gta"], variant="gta"),
+)
+CONDITIONS = (
+    Method("fixed", quality.METHODS["gta fixed"], variant="gta fixed"),
+    Method("unconditioned", quality.METHODS["gta unconditioned"], variant="gta unconditioned"),
+    Method("amplified", quality.METHODS["gta"], variant="gta"),
+)
+INPAINTED = Method("reward inpainting", {"condition": "rewards"}, variant="gta reward inpainting")
+REWEIGHTED = Method("GTA reweighted", {"reweighting": "dense"}, variant="gta reweighted")
+UNIFORM = Method("GTA uniform", {"reweighting": "none"})
+HALFCHEETAH = GYM[:1]
+
+
+def _quality(name: str, title: str, tasks: tuple[Task, ...], methods: tuple[Method, ...], *metrics: str) -> Experiment:
+    table = name.removesuffix("-quality")
+    return Experiment(name, title, tasks, methods, metrics=metrics, table=table, kind="quality")
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            "1-gym",
+            "Locomotion",
+            GYM,
+            (NONE, S4RL, SYNTHER, DIFFSTITCH, GTA, FILTERED),
+            ("TD3BC", "CQL", "IQL", "MCQ"),
+            note="DiffStitch and the filter are not in the paper's table. Table 20 is the tests of this one.",
+        ),
+        Experiment("1-maze", "Mazes", (*MAZE2D, *ANTMAZE), (NONE, S4RL, SYNTHER, GTA), ("IQL",)),
+        Experiment("2", "Adroit and kitchen", (*ADROIT, *KITCHEN), (NONE, S4RL, SYNTHER, GTA), ("IQL",)),
+        Experiment("3", "Pixels", skipped="neither the library takes images nor has d3rlpy 2.8 DrQ+BC"),
+        Experiment(
+            "4",
+            "The lowest levels",
+            GYM,
+            (NONE, SYNTHER, Method("GTA (low mu, low alpha)", {"mu": 0.25, "alpha": 1.1})),
+            ("TD3BC",),
+        ),
+        Experiment(
+            "5",
+            "The same levels everywhere",
+            (*GYM_MEDIUM, *(task for task in GYM if "replay" in task.name)),
+            (
+                NONE,
+                SYNTHER,
+                Method("mu=0.5 alpha=1.3", {"mu": 0.5, "alpha": 1.3}),
+                Method("mu=0.5 alpha=1.4", {"mu": 0.5, "alpha": 1.4}),
+            ),
+            ("TD3BC",),
+            note="The paper's two settings have lost their headers, so that none of its columns stands beside ours.",
+        ),
+        Experiment("10", "Length of windows: policies", HALFCHEETAH, HORIZONS, ("TD3BC",)),
+        _quality("10-quality", "Length of windows: dynamics", HALFCHEETAH, HORIZONS, "dynamic_mse_x1e-2"),
+        Experiment("11-mixed", "Few experts among many others", skipped="mixtures of two datasets are not built yet"),
+        Experiment("11-expert-only", "Few experts alone", skipped="mixtures of two datasets are not built yet"),
+        Experiment("12", "Shares of halfcheetah-medium", SHARES, (NONE, GTA), ("TD3BC",)),
+        Experiment("13", "Decision Transformer, locomotion", GYM, (NONE, S4RL, GTA), ("DT",)),
+        Experiment("14", "Decision Transformer, mazes", MAZE2D, (NONE, S4RL, GTA), ("DT",)),
+        Experiment("15", "Reweighting: policies", GYM_MEDIUM[1:], (REWEIGHTED, UNIFORM), ("TD3BC",)),
+        _quality(
+            "15-quality",
+            "Reweighting: rewards",
+            GYM_MEDIUM[1:],
+            (REWEIGHTED, Method("GTA uniform", {}, variant="gta")),
+            "oracle_reward",
+        ),
+        Experiment("16", "Returns or rewards as condition: policies", GYM_MEDIUM, (GTA, INPAINTED), ("TD3BC",)),
+        _quality(
+            "17",
+            "Returns or rewards as condition: quality",
+            HALFCHEETAH,
+            (Method("GTA", {}, variant="gta"), INPAINTED),
+            "dynamic_mse_x1e-2",
+            "oracle_reward",
+        ),
+        Experiment(
+            "18",
+            "Rewards from a model of them",
+            HALFCHEETAH,
+            (Method("GTA relabelled", {"relabel": True}, paper="reward proxy"), GTA),
+            ("TD3BC",),
+        ),
+        _quality(
+            "19", "What the condition is", HALFCHEETAH, CONDITIONS, "dynamic_mse_x1e-2", "oracle_reward", "novelty"
+        ),
+        _quality("21", "True rewards", GYM, JUDGED, "oracle_reward"),
+        _quality("22", "Novelty of states and actions", GYM, JUDGED, "novelty_state_action"),
+        _quality("23", "Dynamics", GYM, JUDGED, "dynamic_mse_x1e-2"),
+        _quality("24", "Novelty of states", GYM, JUDGED, "novelty_state"),
+        _quality("25", "Novelty of actions", GYM, JUDGED, "novelty_action"),
+        Experiment("26", "Other model-based methods", skipped="figures of other papers; none of the methods is here"),
+        Experiment("27", "", skipped="its numbers are not among the paper's that ship with the benchmarks"),
+        Experiment(
+            "28",
+            "Size of batches",
+            GYM,
+            (
+                replace(NONE, name="None, batch 256", batch_size=256),
+                replace(NONE, name="None, batch 1024", batch_size=1_024),
+            ),
+            ("TD3BC", "CQL", "IQL"),
+        ),
+        Experiment(
+            "29",
+            "Levels of noise and of amplification",
+            HALFCHEETAH,
+            LEVELS,
+            ("TD3BC",),
+            note="The paper's six columns have lost their headers (amplifications), so that none stands beside ours.",
+        ),
+    )
+}
+"""By name: the paper's number of the table, and the part of it."""

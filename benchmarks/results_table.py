@@ -1,0 +1,197 @@
+"""One table of results beside the paper's, as text: every number from a line of a ledger."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+from benchmarks.algorithms import ALGORITHMS
+from benchmarks.experiments import Experiment, Method, Scale
+from benchmarks.quality_tables import METRICS, PAPER
+from benchmarks.statistics import Summary, summarise, welch
+from benchmarks.tasks import Task
+from benchmarks.units import units_of
+
+__all__ = ["Grid", "Row", "Runs", "mixtures", "policy_grid", "quality_grid", "runs_of", "score"]
+
+Line = dict[str, Any]
+Runs = dict[tuple[str | None, str, str], list[Line]]
+"""Lines by algorithm, task and method, in the order of seeds."""
+
+NOVELTY = METRICS["novelty_state_action"]
+VERSIONS = ("gta-datasets", "torch", "d3rlpy", "gymnasium", "mujoco", "minari")
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    label: str
+    meaning: str
+    cells: list[tuple[str, ...]]  # each of several parts, none where there is nothing to say
+
+
+@dataclass
+class Grid:
+    """A table."""
+
+    experiment: Experiment
+    columns: list[str]
+    rows: list[Row]
+    missing: int
+    total: int
+    failed: int
+    notes: list[str] = field(default_factory=list)
+
+
+def runs_of(experiment: Experiment, scale: Scale, results: dict[str, Line]) -> Runs:
+    """What was measured of an experiment."""
+    runs: Runs = {}
+    for unit in units_of([experiment], scale):
+        line = results.get(unit.id)
+        if line is not None and unit.is_answered_by(line):
+            runs.setdefault((unit.algorithm, unit.task.name, unit.method.name), []).append(line)
+    return runs
+
+
+def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iterable[str]) -> Grid:
+    """Scores of policies: a row per algorithm and dataset, a column per method and per test of GTA."""
+    hero = next((method for method in experiment.methods if method.name.startswith("GTA")), None)
+    others = [method for method in experiment.methods if hero is not None and method is not hero]
+    rows = []
+    for algorithm in filter(ALGORITHMS.__contains__, experiment.algorithms):
+        found = {
+            (task.name, method.name): [score(line, task) for line in runs.get((algorithm, task.name, method.name), [])]
+            for task in experiment.tasks
+            for method in experiment.methods
+        }
+        for names in [(task.name,) for task in experiment.tasks] + _whole(experiment, found):
+            samples = {method.name: [found[name, method.name] for name in names] for method in experiment.methods}
+            label = names[0] if len(names) == 1 else f"all {len(names)} of these that every method has"
+            shown = names[0] if len(names) == 1 else "average" if len(names) == len(experiment.tasks) else None
+            cells = [
+                _cell(samples[each.name], _paper(experiment, algorithm, each, shown, "d4rl_score"))
+                for each in experiment.methods
+            ]
+            cells += [_test(samples[hero.name], samples[other.name]) for other in others if hero is not None]
+            rows.append(Row(label, algorithm, cells))
+    columns = [method.name for method in experiment.methods]
+    columns += [f"p: {hero.name} against {other.name}" for other in others if hero is not None]
+    return _grid(experiment, scale, runs, failures, columns, rows)
+
+
+def quality_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iterable[str]) -> Grid:
+    """What generated data are like: a row per metric and dataset, a column for the source and for every method."""
+    source = Method("source", None, paper="None")
+    rows = []
+    for metric in experiment.metrics:
+        title, value = METRICS.get(metric, NOVELTY)
+        for task in experiment.tasks:
+            cells = []
+            for method in (source, *experiment.methods):
+                wanted = experiment.methods if method is source else (method,)
+                lines = [line for each in wanted for line in runs.get((None, task.name, each.name), [])][:1]
+                part = "source" if method is source else "generated"
+                numbers = [value(line["quality"][part]) for line in lines]
+                ours = [f"{number:.2f}" for number in numbers if number is not None]
+                cells.append((*ours, *_paper_part(_paper(experiment, "-", method, task.name, metric), 2)))
+            rows.append(Row(task.name, title, cells))
+    return _grid(experiment, scale, runs, failures, [source.name, *(m.name for m in experiment.methods)], rows)
+
+
+def score(line: Line, task: Task) -> float:
+    """The last evaluation of a run, normalised where references are known."""
+    last = max(line["returns"], key=int)
+    if task.reference is None:
+        normalised = line.get("normalised", {}).get(last)
+        return float(line["returns"][last]["mean"] if normalised is None else normalised)
+    low, high = task.reference
+    return float(100 * (line["returns"][last]["mean"] - low) / (high - low))
+
+
+def _whole(experiment: Experiment, found: dict[tuple[str, str], list[float]]) -> list[tuple[str, ...]]:
+    """The datasets that every method with any result has results for, if there are several."""
+    methods = {method for (_, method), scores in found.items() if scores}
+    names = tuple(task.name for task in experiment.tasks if all(found[task.name, method] for method in methods))
+    return [names] if methods and len(names) > 1 else []
+
+
+def _cell(samples: list[list[float]], paper: tuple[float, float | None] | None) -> tuple[str, ...]:
+    if not all(samples):
+        return _paper_part(paper, 1)
+    found: Summary = summarise(samples)
+    spread = "" if found.std is None else f" ± {found.std:.1f}"
+    parts = [f"{found.mean:.1f}{spread} ({found.count} {'run' if found.count == 1 else 'runs'})"]
+    if found.interval is not None:
+        parts.append(f"IQM {found.iqm:.1f} [{found.interval[0]:.1f}, {found.interval[1]:.1f}]")
+    return (*parts, *_paper_part(paper, 1))
+
+
+def _test(ours: list[list[float]], theirs: list[list[float]]) -> tuple[str, ...]:
+    p_value = welch(ours, theirs) if all(ours) and all(theirs) else None
+    return () if p_value is None else ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}",)
+
+
+def _paper_part(paper: tuple[float, float | None] | None, digits: int) -> tuple[str, ...]:
+    if paper is None:
+        return ()
+    spread = "" if paper[1] is None else f" ± {paper[1]:.{digits}f}"
+    return (f"paper {paper[0]:.{digits}f}{spread}",)
+
+
+def _grid(
+    experiment: Experiment, scale: Scale, runs: Runs, failures: Iterable[str], columns: list[str], rows: list[Row]
+) -> Grid:
+    lines = [line for found in runs.values() for line in found]
+    ids = [unit.id for unit in units_of([experiment], scale)]
+    missing = len(ids) - len(lines)
+    notes = [f"{name} is not implemented." for name in experiment.algorithms if name not in ALGORITHMS]
+    notes += [experiment.note] if experiment.note else []
+    failed = len(set(ids) & set(failures))
+    return Grid(experiment, columns, rows, missing, len(ids), failed, notes + mixtures(lines))
+
+
+def mixtures(lines: Sequence[Line]) -> list[str]:
+    """A sentence for everything in which the lines of one table differ and should not."""
+    seen: dict[str, Counter[str]] = {}
+    for line in lines:
+        facts = {name: line["versions"].get(name) for name in VERSIONS}
+        facts |= {name: line.get(name) for name in ("trainer", "environment")}
+        if line.get("source") != line["unit"]["dataset"]:
+            facts["data of another name"] = line.get("source")
+        if "transitions" in line:
+            facts[f"transitions of {line['unit']['dataset']}"] = line["transitions"]["source"]
+        for name, value in facts.items():
+            if value is not None:
+                seen.setdefault(name, Counter())[str(value)] += 1
+    return [
+        f"Mixed: {name} " + ", ".join(f"{value} ({number} runs)" for value, number in sorted(counts.items())) + "."
+        for name, counts in seen.items()
+        if len(counts) > 1 or name == "data of another name"
+    ]
+
+
+def _paper(
+    experiment: Experiment, algorithm: str, method: Method, row: str | None, metric: str
+) -> tuple[float, float | None] | None:
+    sought = (
+        experiment.table or experiment.name,
+        algorithm,
+        method.paper or method.name,
+        row if method.paper_row is None else method.paper_row,
+        metric,
+    )
+    return _paper_numbers().get(sought)
+
+
+@cache
+def _paper_numbers() -> dict[tuple[str | None, ...], tuple[float, float | None]]:
+    names = ("table", "algorithm", "augmentation", "dataset", "metric")
+    with PAPER.open(newline="") as file:
+        return {
+            tuple(row[name] for name in names): (float(row["mean"]), float(row["std"]) if row["std"] else None)
+            for row in csv.DictReader(file)
+        }

@@ -1,0 +1,175 @@
+"""Runs the tables of the GTA paper, as much of them as the time allows, and goes on where the last run ended.
+
+python -m benchmarks.run --table 1 --scale cpu --budget 90m
+python -m benchmarks.run --table 1 --scale gpu --algorithm TD3BC --dataset sim/hopper/medium-v0 --method GTA
+python -m benchmarks.run --list                      # what there is to run, and what is missing
+
+Every finished unit (dataset, method, algorithm, seed, scale) adds a line to `results/runs.jsonl`, every judged dataset
+to `results/quality.jsonl`; what is there already is not done again. A unit that crashes adds its traceback and is left
+alone until `--retry`. `python -m benchmarks.tables` shows the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import ledger, record
+from benchmarks.algorithms import ALGORITHMS
+from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment
+from benchmarks.units import Unit, units_of
+from benchmarks.work import Order, work
+from gta_datasets.augment import default_cache_dir
+
+__all__ = ["main", "select"]
+
+ON_GPU = 32
+"""Runs of TD3+BC in one stack on a GPU. On a CPU they would take turns: one by one, an interruption costs less."""
+
+SECONDS = {"s": 1, "m": 60, "h": 3_600}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what is missing; the number of units that failed now."""
+    options = _parser().parse_args(arguments)
+    units = select(options)
+    if options.list:
+        _list(units, options)
+        return 0
+    found = ledger.read_all(options.results)
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
+    possible = [unit for unit in units if unit.obstacle is None]
+    for obstacle, count in Counter(unit.obstacle for unit in units if unit.obstacle is not None).items():
+        print(f"skipped {count}: {obstacle}")
+    gpu = torch.cuda.is_available()
+    order = Order(
+        units=possible,
+        results=options.results,
+        checkpoints=default_cache_dir() / "benchmarks",
+        failures_allowed={key: len(lines) for key, lines in found.failures.items()} if options.retry else {},
+        deadline=None if options.budget is None else time.time() + options.budget,
+        stack=options.stack or (ON_GPU if gpu else 1),
+        threads=max(1, torch.get_num_threads() // options.workers),
+        device="cuda:0" if gpu else "cpu",
+    )
+    _run(order, options.workers)
+    return _report(possible, found, ledger.read_all(options.results))
+
+
+def select(options: argparse.Namespace) -> list[Unit]:
+    """The units asked for; what two tables share, once."""
+    experiments = _experiments(options.table)
+    for experiment in experiments:
+        for reason in _impossible(experiment):
+            print(f"skipped table {experiment.name}: {reason}")
+    units = {}
+    for unit in units_of(experiments, SCALES[options.scale]):
+        wanted = (
+            (not options.dataset or unit.task.dataset in options.dataset)
+            and (not options.method or unit.method.name in options.method)
+            and (not options.algorithm or (unit.algorithm or "quality") in options.algorithm)
+        )
+        if wanted:
+            units.setdefault(unit.id, unit)
+    return list(units.values())
+
+
+def budget(text: str) -> float:
+    """Seconds of "90m", "2h" or "45s"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write 90m, 2h or 45s")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tables = sorted({name.partition("-")[0] for name in EXPERIMENTS} | set(EXPERIMENTS), key=_by_number)
+    parser.add_argument(
+        "--table", action="append", choices=tables, metavar="NUMBER", help="only these; may be repeated"
+    )
+    parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--dataset", action="append", help="only these; may be repeated")
+    parser.add_argument("--method", action="append", help="only these columns of the tables; may be repeated")
+    parser.add_argument("--algorithm", action="append", choices=(*ALGORITHMS, "quality"), help="only these")
+    parser.add_argument("--workers", type=int, default=1, help="processes; they share the threads")
+    parser.add_argument("--budget", type=budget, help="start nothing that is not expected to end by then: 90m, 2h, 45s")
+    parser.add_argument(
+        "--stack", type=int, help=f"runs of TD3+BC trained at once (default: {ON_GPU} on a GPU, else 1)"
+    )
+    parser.add_argument("--retry", action="store_true", help="try again what has failed")
+    parser.add_argument("--list", action="store_true", help="run nothing, list the units")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledgers")
+    return parser
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    number, _, part = name.partition("-")
+    return int(number), part
+
+
+def _experiments(tables: Iterable[str] | None) -> list[Experiment]:
+    asked = set(tables or EXPERIMENTS)
+    return [each for name, each in EXPERIMENTS.items() if name in asked or name.partition("-")[0] in asked]
+
+
+def _impossible(experiment: Experiment) -> list[str]:
+    missing = [f"{name} is not implemented" for name in experiment.algorithms if name not in ALGORITHMS]
+    return missing if experiment.skipped is None else [experiment.skipped]
+
+
+def _list(units: Iterable[Unit], options: argparse.Namespace) -> None:
+    found = ledger.read_all(options.results)
+    for unit in units:
+        if unit.is_answered_by(found.results.get(unit.id)):
+            state = "done"
+        elif unit.id in found.failures:
+            state = "failed"
+        else:
+            state = "missing" if unit.obstacle is None else "no data"
+        print(f"{state:8}{unit.id:60}table {unit.experiment.name}, {unit.task.name}, {unit.method.name}")
+
+
+def _run(order: Order, workers: int) -> None:
+    """Work here, or in some processes that choose among the same units."""
+    if workers == 1:
+        work(order)
+        return
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(order,)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode != 0:
+            print(f"a worker ended with exit code {process.exitcode}; its unit is still to do", file=sys.stderr)
+
+
+def _report(units: Sequence[Unit], before: ledger.Found, after: ledger.Found) -> int:
+    done = [unit for unit in units if unit.is_answered_by(after.results.get(unit.id))]
+    old = sum(unit.is_answered_by(before.results.get(unit.id)) for unit in units)
+    failures = {unit.id: after.failures.get(unit.id, []) for unit in units if unit not in done}
+    new_failures = [key for key, lines in failures.items() if len(lines) > len(before.failures.get(key, []))]
+    old_failures = sum(map(bool, failures.values())) - len(new_failures)
+    left = len(units) - len(done) - len(new_failures) - old_failures
+    print(
+        f"{len(done) - old} done now, {old} before, {len(new_failures)} failed now, {old_failures} before, {left} left"
+    )
+    for key in new_failures:
+        print(f"failed: {key}: {failures[key][-1]['error'].splitlines()[-1]}")
+    if old_failures:
+        print("--retry tries again what failed before")
+    return len(new_failures)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))

@@ -1,0 +1,78 @@
+"""What can be said about a few seeds: means, interquartile means with bootstrap intervals, Welch's test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = ["Summary", "share_above", "summarise", "welch"]
+
+RESAMPLES = 2_000
+CONFIDENCE = 0.95
+
+
+class Summary(NamedTuple):
+    """Scores of one method."""
+
+    mean: float  # of the datasets' means
+    std: float | None  # between seeds, of the mean over datasets; None for a single seed
+    count: int  # seeds, or runs where there are several datasets
+    iqm: float  # mean of the middle half of all runs
+    interval: tuple[float, float] | None  # of the interquartile mean; None where a dataset has a single seed
+
+
+def summarise(samples: Sequence[Sequence[float]]) -> Summary:
+    """Of the scores of all seeds, by dataset.
+
+    The bootstrap draws seeds within each dataset (Agarwal et al. 2021, "Deep RL at the edge of the statistical
+    precipice").
+    """
+    arrays = [np.asarray(sample, np.float64) for sample in samples]
+    together = np.concatenate(arrays)
+    interval = None
+    if min(map(len, arrays)) > 1:
+        drawn = stats.bootstrap(
+            arrays,
+            _interquartile_mean,
+            n_resamples=RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        )
+        interval = float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+    means = float(np.mean([array.mean() for array in arrays]))
+    by_seed = _by_seed(samples)
+    std = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
+    return Summary(means, std, len(together), float(stats.trim_mean(together, 0.25)), interval)
+
+
+def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float | None:
+    """Two-sided p-value that both have the same mean, without assuming equal spreads.
+
+    With several datasets a seed counts with its mean over them. None where there are too few seeds or no spread.
+    """
+    first, second = _by_seed(ours), _by_seed(theirs)
+    if min(len(first), len(second)) < 2 or first.std() + second.std() == 0:
+        return None
+    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+
+
+def share_above(scores: Sequence[float], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the runs that score more than each level."""
+    return (np.asarray(scores)[:, None] > levels).mean(axis=0)
+
+
+def _interquartile_mean(*samples: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
+    return found
+
+
+def _by_seed(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Mean over datasets of the seeds that all of them have."""
+    seeds = min(map(len, samples), default=0)
+    return np.array([sample[:seeds] for sample in samples], np.float64).reshape(len(samples), seeds).mean(axis=0)

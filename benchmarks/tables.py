@@ -1,0 +1,137 @@
+"""Results beside the GTA paper's: one Markdown file of all tables of a scale, and a page with pictures of each.
+
+python -m benchmarks.tables --scale cpu
+python -m benchmarks.tables --scale cpu --table 1 --output /tmp/tables
+
+Every number of ours is from a line of `results/runs.jsonl`, `results/quality.jsonl` or `results/policies.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import ledger, record
+from benchmarks.charts import distributions, learning_curves
+from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment, Scale
+from benchmarks.ledger import Found
+from benchmarks.results_table import Grid, Runs, policy_grid, quality_grid, runs_of
+from benchmarks.units import units_of
+from gta_datasets.page import Line, Picture, write_page
+
+__all__ = ["main"]
+
+HOW = (
+    "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert). Mean and standard "
+    "deviation over seeds; IQM is the mean of the middle half of the runs, with a 95 % bootstrap interval that draws "
+    "seeds within datasets; p is of Welch's two-sided test. 'paper' is the GTA paper's number on D4RL's dataset of the "
+    "same name."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write `<scale>.md` and a page for every table that has results; the number of tables that have."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="append", metavar="NUMBER", help="only these; may be repeated")
+    parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledgers")
+    parser.add_argument("--output", type=Path, help="folder of the tables (default: `tables` beside the ledgers)")
+    options = parser.parse_args(arguments)
+    output, scale = options.output or options.results / "tables", SCALES[options.scale]
+    found = ledger.read_all(options.results)
+    parts, shown = [f"# Tables at scale `{scale.name}`", _scale(scale), HOW], 0
+    for experiment in EXPERIMENTS.values():
+        if options.table and not {experiment.name, experiment.name.partition("-")[0]} & set(options.table):
+            continue
+        runs = {} if experiment.skipped else runs_of(experiment, scale, found.results)
+        make = quality_grid if experiment.kind == "quality" else policy_grid
+        grid = make(experiment, scale, runs, found.failures.keys() - found.results.keys())
+        parts += [f"## {_title(experiment)}", _state(grid)]
+        if runs:
+            shown += 1
+            parts += [_markdown(grid), *grid.notes]
+            _page(output / f"{scale.name}-{experiment.name}.html", grid, runs, scale)
+    if strangers := [*found.problems, *_strangers(found, scale)]:
+        parts += ["## Lines that are in no table", "\n".join(f"- {text}" for text in strangers)]
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / f"{scale.name}.md"
+    path.write_text("\n\n".join(parts) + "\n")
+    print(path)
+    return shown
+
+
+def _title(experiment: Experiment) -> str:
+    return f"Table {experiment.name}" + (f": {experiment.title}" if experiment.title else "")
+
+
+def _scale(scale: Scale) -> str:
+    return (
+        f"{scale.updates:,} updates of batch {scale.batch_size:,}, {scale.seeds} seeds, {scale.episodes} episodes per "
+        f"evaluation; preset `{scale.preset}`, {scale.num_transitions:,} generated transitions. Judged data: preset "
+        f"`{scale.quality_preset}`, {scale.quality_transitions:,} generated transitions."
+    )
+
+
+def _state(grid: Grid) -> str:
+    if grid.experiment.skipped:
+        return f"Skipped: {grid.experiment.skipped}."
+    failed = f", {grid.failed} of them failed" if grid.failed else ""
+    return f"{grid.missing} of {grid.total} units are missing{failed}."
+
+
+def _markdown(grid: Grid) -> str:
+    rows = [["", "", *grid.columns], ["---", "---", *["---:"] * len(grid.columns)]]
+    rows += [[row.label, row.meaning, *("<br>".join(cell) or "-" for cell in row.cells)] for row in grid.rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _page(path: Path, grid: Grid, runs: Runs, scale: Scale) -> None:
+    experiment = grid.experiment
+    write_page(
+        path,
+        title=_title(experiment),
+        summary=_state(grid),
+        size=_scale(scale),
+        columns=grid.columns,
+        lines=[Line(row.label, row.meaning, ["; ".join(cell) or "-" for cell in row.cells]) for row in grid.rows],
+        notes=grid.notes,
+        method=HOW,
+        pictures=list(_pictures(experiment, runs)),
+        settings={"methods": {each.name: dict(each.settings or {}) or "as it is" for each in experiment.methods}},
+    )
+
+
+def _pictures(experiment: Experiment, runs: Runs) -> Iterator[Picture]:
+    for algorithm in experiment.algorithms:
+        curves, shares = learning_curves(experiment, algorithm, runs), distributions(experiment, algorithm, runs)
+        if curves is not None and shares is not None:
+            caption = "Mean over seeds of the return of an evaluation; the band is a standard deviation between seeds."
+            yield Picture(f"{algorithm}: learning curves", curves, caption)
+            yield Picture(f"{algorithm}: distribution of scores", shares, "Share of all runs that end above a score.")
+
+
+def _strangers(found: Found, scale: Scale) -> list[str]:
+    """Lines of policies that are no unit of any scale, and in what they differ from the nearest of this one."""
+    units = {unit.id: unit for unit in units_of(EXPERIMENTS.values(), scale) if unit.algorithm is not None}
+    elsewhere = {unit.id for other in SCALES.values() for unit in units_of(EXPERIMENTS.values(), other)} - units.keys()
+    sentences = []
+    for key, line in found.results.items():
+        identity = line["unit"]
+        if key in units and not units[key].is_answered_by(line):
+            sentences.append(f"{key}: the settings of its data are no longer what the library takes.")
+        if key in units or key in elsewhere or "algorithm" not in identity:
+            continue
+        differences = [
+            [name for name in identity if identity[name] != unit.identity.get(name)]
+            for unit in units.values()
+            if all(identity[name] == unit.identity[name] for name in ("dataset", "algorithm", "seed"))
+        ]
+        nearest = min(differences, key=len, default=["dataset", "algorithm", "seed"])
+        values = ", ".join(f"{name} {identity[name]}" for name in nearest)
+        sentences.append(f"{key}: no unit of this scale has {values}.")
+    return sentences
+
+
+if __name__ == "__main__":
+    main()

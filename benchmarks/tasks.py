@@ -1,0 +1,158 @@
+"""The datasets of the GTA paper by its names: ours, the remote one of the same kind, and how scores are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import minari
+
+from benchmarks import datasets
+from gta_datasets.data.screen import screen_id
+from gta_datasets.errors import DatasetError
+
+__all__ = ["ADROIT", "ANTMAZE", "GYM", "GYM_MEDIUM", "KITCHEN", "MAZE2D", "SHARES", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dataset of a table."""
+
+    name: str  # the paper's
+    dataset: str  # ours; the remote one stands in where it is on this machine and ours is not
+    remote: str | None
+    kind: str  # of GTA's settings: a key of `gta_datasets.presets.TASKS`
+    reference: tuple[float, float] | None  # returns of score 0 and 100; None: those stored with the dataset
+    target_return: float | None = None  # that Decision Transformer is asked for
+    episode_factor: int = 1  # of an evaluation, in multiples of the scale's
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # what the paper sets otherwise than for the kind
+    share: float = 1.0  # of the episodes, the first ones
+
+    @property
+    def available(self) -> bool:
+        """Whether the data are on this machine."""
+        return self._local() is not None
+
+    def open(self) -> minari.MinariDataset:
+        """The dataset, or the share of it.
+
+        Raises:
+            DatasetError: it is not on this machine; says how to get it.
+        """
+        name = self._local()
+        if name is None:
+            raise DatasetError(f"dataset {self.dataset!r} is not on this machine; {self.remedy}")
+        dataset: minari.MinariDataset = minari.load_dataset(name)
+        if self.share == 1:
+            return dataset
+        kept = max(1, round(self.share * dataset.total_episodes))
+        return minari.MinariDataset(dataset.storage, episode_indices=dataset.episode_indices[:kept])
+
+    @property
+    def remedy(self) -> str:
+        """How to get the data."""
+        ways = []
+        if self.dataset in datasets.NAMES:
+            ways.append(f"`python -m benchmarks.datasets make {self.dataset} --steps 1000000` makes it")
+        if self.remote is not None:
+            ways.append(f"`minari download {self.remote}` fetches the one of the same kind")
+        return ", or ".join(ways)
+
+    def normalise(self, score: float, dataset: minari.MinariDataset) -> float | None:
+        """D4RL's normalised score of a return; None where no reference is known."""
+        low, high = self.reference or (
+            dataset.storage.metadata.get("ref_min_score"),
+            dataset.storage.metadata.get("ref_max_score"),
+        )
+        return None if low is None or high is None else 100 * (score - low) / (high - low)
+
+    def _local(self) -> str | None:
+        names = (self.dataset, self.remote)
+        return next((name for name in names if name is not None and screen_id(name).exists()), None)
+
+
+TARGET_RETURNS = {"halfcheetah": 12_000.0, "hopper": 3_600.0, "walker2d": 5_000.0}
+"""The first of those that CORL evaluates."""
+
+
+def _gym(body: str, level: str) -> Task:
+    known = datasets.BODIES[body]
+    return Task(
+        f"{body}-{level}-v2",
+        f"sim/{body}/{level}-v0",
+        f"mujoco/{body}/{level}-v0" if level in datasets.REMOTE_LEVELS else None,
+        "locomotion",
+        (known.random_return, known.expert_return),
+        target_return=TARGET_RETURNS[body],
+    )
+
+
+HALFCHEETAH_MEDIUM = replace(_gym("halfcheetah", "medium"), overrides={"reweighting": "none"})
+
+GYM = (
+    HALFCHEETAH_MEDIUM,
+    *(_gym("halfcheetah", level) for level in ("medium-replay", "medium-expert")),
+    *(_gym(body, level) for body in ("hopper", "walker2d") for level in ("medium", "medium-replay", "medium-expert")),
+)
+GYM_MEDIUM = tuple(task for task in GYM if task.name.endswith("-medium-v2"))
+
+SHARES = tuple(replace(HALFCHEETAH_MEDIUM, name=f"{percent}%", share=percent / 100) for percent in (5, 10, 15, 20, 100))
+"""Table 12: shares of halfcheetah-medium."""
+
+# Farama's point mazes are not D4RL's: other episodes, other references, which come with the dataset.
+MAZE2D = tuple(
+    Task(
+        f"maze2d-{size}-v1",
+        f"sim/pointmaze/{size}-v0",
+        f"D4RL/pointmaze/{size}-v2",
+        "maze2d",
+        None,
+        target_return=280.0,
+        episode_factor=10,
+    )
+    for size in ("umaze", "medium", "large")
+)
+
+ANTMAZE = tuple(
+    Task(
+        f"antmaze-{ours}-v2",
+        f"sim/antmaze/{ours}-v0",
+        f"D4RL/antmaze/{ours}-v1",
+        "antmaze",
+        (0.0, 1.0),
+        episode_factor=10,
+    )
+    for ours in ("umaze", "medium-play", "large-play", "umaze-diverse", "medium-diverse", "large-diverse")
+)
+
+ADROIT = (
+    Task(
+        "pen-human-v0",
+        "human/pen/demonstrations-v0",
+        "D4RL/pen/human-v2",
+        "adroit",
+        (96.262799, 3076.8331),
+        episode_factor=10,
+    ),
+    Task(
+        "door-human-v0",
+        "human/door/demonstrations-v0",
+        "D4RL/door/human-v2",
+        "adroit",
+        (-56.512833, 2880.5693),
+        episode_factor=10,
+    ),
+)
+
+KITCHEN = tuple(
+    Task(
+        f"kitchen-{kind}-v0",
+        f"human/kitchen/{kind}-v0",
+        f"D4RL/kitchen/{kind}-v2",
+        "kitchen",
+        (0.0, 4.0),
+        episode_factor=10,
+    )
+    for kind in ("partial", "mixed", "complete")
+)

@@ -1,0 +1,150 @@
+"""Training and evaluating the policies of units: stacks of TD3+BC, and d3rlpy's other algorithms one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import gta_datasets
+from benchmarks.adapters import import_d3rlpy
+from benchmarks.algorithms import ALGORITHMS
+from benchmarks.policies import EVALUATION_SEED, episode_return
+from benchmarks.units import Unit
+from benchmarks.vectorised.draws import Run
+from benchmarks.vectorised.stack import Stack
+from benchmarks.vectorised.tables import Table, read_table
+from benchmarks.vectorised.training import Scores, train_and_evaluate
+from gta_datasets.adapters import to_d3rlpy
+
+__all__ = ["STACKED", "Prepared", "train_alone", "train_stack"]
+
+STACKED = "TD3BC"
+"""The algorithm of which many runs are trained at once."""
+
+DATA = ("dataset", "share", "settings", "preset", "num_transitions")
+"""What tells the data of units apart."""
+
+
+class Prepared:
+    """A unit with its data, generated where they were missing.
+
+    Raises:
+        DatasetError: the source is not on this machine.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        started = time.perf_counter()
+        self.unit, self.identity = unit, unit.identity
+        self.source = unit.task.open()
+        self.data: Any = self.source
+        if self.identity["settings"] is not None:
+            self.data = gta_datasets.augment(
+                self.source,
+                preset=self.identity["preset"],
+                num_transitions=self.identity["num_transitions"],
+                progress=False,
+                **self.identity["settings"],
+            )
+            self.data.generate()
+        self.seconds = time.perf_counter() - started
+
+    def measured(self, scores: Scores, seconds: float, runs: int, trainer: str) -> dict[str, Any]:
+        """What goes into the ledger, of the scores by number of updates."""
+        normalise, spec = self.unit.task.normalise, self.source.env_spec
+        return {
+            "id": self.unit.id,
+            "unit": self.identity,
+            "returns": scores,
+            "normalised": {updates: normalise(score["mean"], self.source) for updates, score in scores.items()},
+            "seconds": round(seconds, 1),
+            "seconds_for_data": round(self.seconds, 1),
+            "runs_at_once": runs,
+            "trainer": trainer,
+            "environment": spec.id,
+            "source": self.source.id,
+            "config": None if self.data is self.source else self.data.config.to_dict(),
+            "transitions": {"source": int(self.source.total_steps), "all": int(self.data.total_steps)},
+        }
+
+
+def train_stack(prepared: Sequence[Prepared], device: str, checkpoints: Path) -> list[dict[str, Any]]:
+    """TD3+BC of several units at once, of equal shapes, batches and numbers of updates; seconds are shared equally.
+
+    A stack of the same units goes on where the last one was interrupted.
+    """
+    first = prepared[0].identity
+    tables: dict[str, Table] = {}
+    runs = []
+    for each in prepared:
+        key = repr([each.identity[name] for name in DATA])
+        if key not in tables:
+            tables[key] = read_table(each.data, to_d3rlpy(each.source).observation_scaler())
+        runs.append(Run(tables[key], each.identity["seed"], each.identity["real_fraction"]))
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    together = hashlib.blake2b(" ".join([device, *(each.unit.id for each in prepared)]).encode(), digest_size=8)
+    checkpoint = checkpoints / f"{together.hexdigest()}.safetensors"
+    scores, seconds = train_and_evaluate(
+        Stack(runs, batch_size=first["batch_size"], device=device),
+        runs[0].table,
+        prepared[0].source.env_spec,
+        updates=first["updates"],
+        every=prepared[0].unit.scale.every,
+        episodes=first["episodes"],
+        seed=EVALUATION_SEED,
+        checkpoint=checkpoint,
+    )
+    checkpoint.unlink(missing_ok=True)
+    share = seconds / len(runs)
+    return [each.measured(score, share, len(runs), "stack") for each, score in zip(prepared, scores, strict=True)]
+
+
+def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
+    """One unit by d3rlpy."""
+    started = time.perf_counter()
+    d3rlpy, identity, task = import_d3rlpy(), prepared.identity, prepared.unit.task
+    known, updates, every = ALGORITHMS[identity["algorithm"]], identity["updates"], prepared.unit.scale.every
+    d3rlpy.seed(identity["seed"])
+    algorithm = known.create(
+        to_d3rlpy(prepared.source), task.kind, updates=updates, batch_size=identity["batch_size"], device=device
+    )
+    env = gymnasium.make(prepared.source.env_spec)
+    episode = _asked_episode_return(task.target_return) if known.is_transformer else episode_return
+    scores: Scores = {}
+
+    def look(trained: Any, _epoch: int, done: int) -> None:
+        if done % every == 0 or done == updates:
+            returns = [episode(trained, env, EVALUATION_SEED + number) for number in range(identity["episodes"])]
+            scores[done] = {"mean": round(float(np.mean(returns)), 3), "std": round(float(np.std(returns)), 3)}
+
+    algorithm.fit(
+        to_d3rlpy(prepared.data, seed=identity["seed"], real_fraction=identity["real_fraction"]),
+        n_steps=updates,
+        n_steps_per_epoch=math.gcd(every, updates),  # what is left over of an epoch would not be trained
+        show_progress=False,
+        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+        callback=look,
+    )
+    env.close()
+    return prepared.measured(scores, time.perf_counter() - started, 1, "d3rlpy")
+
+
+def _asked_episode_return(target: float | None) -> Callable[[Any, gymnasium.Env[Any, Any], int], float]:
+    def episode(algorithm: Any, env: gymnasium.Env[Any, Any], seed: int) -> float:
+        """Sum of rewards of one episode of a Decision Transformer that is asked for a return."""
+        policy = algorithm.as_stateful_wrapper(target_return=target)
+        observation, _ = env.reset(seed=seed)
+        reward, total, over = 0.0, 0.0, False
+        while not over:
+            action = policy.predict(observation.astype(np.float32), reward)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        return total
+
+    return episode

@@ -1,0 +1,125 @@
+"""The units of work of an experiment. What two tables have in common is one unit, trained once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.algorithms import ALGORITHMS
+from benchmarks.experiments import Experiment, Method, Scale
+from benchmarks.tasks import Task
+from gta_datasets.augment import configuration
+
+__all__ = ["Unit", "unit_id", "units_of"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One cell of one table with one seed."""
+
+    experiment: Experiment
+    task: Task
+    method: Method
+    algorithm: str | None  # None: the data are judged, no policy is trained
+    seed: int
+    scale: Scale
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the result; in a judged unit, as `benchmarks.quality` has it."""
+        scale, method = self.scale, self.method
+        if self.algorithm is None:
+            return {
+                "dataset": self.task.dataset,
+                "variant": method.variant,
+                "preset": scale.quality_preset,
+                "num_transitions": scale.quality_transitions,
+                "seed": self.seed,
+                "sample": scale.quality_sample,
+            }
+        algorithm, generated = ALGORITHMS[self.algorithm], method.settings is not None
+        return {
+            "dataset": self.task.dataset,
+            "share": self.task.share,
+            "settings": self.settings,
+            "preset": scale.preset if generated else None,
+            "num_transitions": scale.num_transitions if generated else None,
+            "real_fraction": method.real_fraction,
+            "algorithm": self.algorithm,
+            "updates": min(scale.updates, algorithm.most_updates or scale.updates),
+            "batch_size": algorithm.batch_size or method.batch_size or scale.batch_size,
+            "episodes": scale.episodes * self.task.episode_factor,
+            "seed": self.seed,
+        }
+
+    @property
+    def id(self) -> str:
+        """The identity in a few letters."""
+        return unit_id(self.identity)
+
+    def is_answered_by(self, line: dict[str, Any] | None) -> bool:
+        """Whether a line with this unit's id, if there is one, is of data made with what its settings mean today.
+
+        A default of the library that has changed since makes another result; a field that it has got since does not.
+        """
+        if line is None:
+            return False
+        if self.settings is None:
+            return True
+        preset = self.scale.quality_preset if self.algorithm is None else self.scale.preset
+        today, then = _resolved(preset, **self.settings), line.get("config") or {}
+        return all(
+            value == then.get(stage, {}).get(name, value)
+            for stage, values in today.items()
+            for name, value in values.items()
+        )
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """What `augment` is asked for; None where there is only the source."""
+        if self.method.settings is None:
+            return None
+        settings = dict(self.method.settings)
+        if "method" in settings or self.algorithm is None:
+            return settings
+        if self.scale.tuned or self.task.kind != "locomotion":
+            return {"task": self.task.kind, **self.task.overrides, **settings}
+        return settings
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the unit cannot be run on this machine; None if it can."""
+        if self.task.available:
+            return None
+        return f"dataset {self.task.dataset!r} is not on this machine; {self.task.remedy}"
+
+
+def _resolved(preset: str, *, method: str = "gta", task: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """All settings of the data, as JSON has them."""
+    resolved: dict[str, Any] = json.loads(json.dumps(configuration(method, preset, task, "cpu", overrides).to_dict()))
+    return resolved
+
+
+def unit_id(identity: dict[str, Any]) -> str:
+    """What it is about and a digest of everything."""
+    digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
+    about = (identity.get("algorithm", "quality"), identity["dataset"].replace("/", "-"), f"s{identity['seed']}")
+    return "-".join((*about, digest))
+
+
+def units_of(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Unit]:
+    """All units of algorithms there are, data or not, one seed of everything before the next seed."""
+    experiments = [experiment for experiment in experiments if experiment.skipped is None]
+    for seed in range(scale.seeds):
+        for experiment in experiments:
+            if experiment.kind == "quality" and seed > 0:
+                continue  # one seed: what is averaged are thousands of transitions
+            for algorithm in experiment.algorithms or (None,):
+                if algorithm is not None and algorithm not in ALGORITHMS:
+                    continue
+                for task in experiment.tasks:
+                    for method in experiment.methods:
+                        yield Unit(experiment, task, method, algorithm, seed, scale)

@@ -1,0 +1,92 @@
+"""Transitions of a dataset as rows of one tensor, so that a batch is gathered by a single kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import minari
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.adapters import import_d3rlpy
+from gta_datasets.adapters.corpus import Corpus
+from gta_datasets.errors import DatasetError
+
+__all__ = ["Batch", "Table", "read_table"]
+
+CHUNK = 1 << 16  # transitions read at once
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """`N` transitions, the real ones first, as d3rlpy's algorithms see them."""
+
+    rows: Tensor  # (N, 2 O + A + 2): a `Batch`, one field after the other
+    num_real: int
+    observation_size: int  # O
+    action_size: int  # A
+    mean: Tensor  # (O,) of observations, which are standardised in `rows`
+    scale: Tensor  # (O,)
+    encode: Callable[[Any], NDArray[np.float32]]
+    """A batch of the environment's observations as rows, (n, O), not standardised."""
+
+
+class Batch(NamedTuple):
+    """A batch of every run."""
+
+    observations: Tensor  # (R, B, O)
+    actions: Tensor  # (R, B, A)
+    next_observations: Tensor  # (R, B, O)
+    rewards: Tensor  # (R, B, 1)
+    goes_on: Tensor  # (R, B, 1) 0 where the task ended, else 1
+    pairs: Tensor  # (R, B, O + A) observations and actions side by side
+
+    @classmethod
+    def of(cls, rows: Tensor, observation_size: int, action_size: int) -> Batch:
+        """Views of rows of tables, (R, B, columns)."""
+        parts = rows.split([observation_size, action_size, observation_size, 1, 1], dim=-1)
+        return cls(*parts, pairs=rows[..., : observation_size + action_size])
+
+
+def read_table(dataset: minari.MinariDataset, observation_scaler: Any, reward_scaler: Any = None) -> Table:
+    """Read a dataset; what is missing of an augmented one is generated now.
+
+    Args:
+        dataset: an augmented dataset, or any other Minari dataset.
+        observation_scaler: d3rlpy's standard one, fitted.
+        reward_scaler: any of d3rlpy's, fitted; None leaves rewards as they are.
+
+    Raises:
+        DatasetError: its actions are not continuous.
+    """
+    import_d3rlpy()
+    from gta_datasets.adapters.d3rlpy_episodes import Layout
+
+    corpus = Corpus(dataset)
+    layout = Layout(corpus, tuple_observation=False)
+    if layout.is_discrete:
+        raise DatasetError(f"dataset {dataset.id!r} has actions {dataset.action_space}; a Box is needed")
+    mean = torch.as_tensor(observation_scaler.mean, dtype=torch.float32)
+    scale = torch.as_tensor(observation_scaler.std, dtype=torch.float32) + observation_scaler.eps
+    observation_size, action_size = len(mean), layout.info.action_size
+
+    rows = torch.empty(len(corpus), 2 * observation_size + action_size + 2)
+    for start in range(0, len(corpus), CHUNK):
+        found = corpus.transitions(np.arange(start, min(start + CHUNK, len(corpus))))
+        batch = Batch.of(rows[start : start + CHUNK], observation_size, action_size)
+        batch.observations.copy_((torch.from_numpy(layout.observations(found.observations)) - mean) / scale)
+        batch.actions.copy_(torch.from_numpy(layout.actions(found.actions)))
+        batch.next_observations.copy_((torch.from_numpy(layout.observations(found.next_observations)) - mean) / scale)
+        rewards = torch.from_numpy(found.rewards.astype(np.float32))[:, None]
+        batch.rewards.copy_(rewards if reward_scaler is None else reward_scaler.transform(rewards))
+        batch.goes_on.copy_(torch.from_numpy(~found.terminated)[:, None])
+
+    def encode(observations: Any) -> NDArray[np.float32]:
+        encoded: NDArray[np.float32] = layout.observations(corpus.observation_codec.flatten(observations))
+        return encoded
+
+    return Table(rows, corpus.num_real, observation_size, action_size, mean, scale, encode)

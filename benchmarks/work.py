@@ -1,0 +1,136 @@
+"""What one process does: take units that nobody else has, train or judge, write down what came out."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from filelock import Timeout
+
+from benchmarks import ledger, quality
+from benchmarks.training import STACKED, Prepared, train_alone, train_stack
+from benchmarks.units import Unit
+
+__all__ = ["Order", "work"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done, and how."""
+
+    units: Sequence[Unit]
+    results: Path
+    checkpoints: Path
+    failures_allowed: Mapping[str, int]  # by id, when the unit is tried nevertheless
+    deadline: float | None  # of `time.time`; nothing is started that is not expected to end by then
+    stack: int  # runs trained at once
+    threads: int
+    device: str
+
+
+def work(order: Order) -> None:
+    """Do the units that are left, one job after the other."""
+    torch.set_num_threads(order.threads)
+    found = ledger.read_all(order.results)
+    for job in jobs([unit for unit in order.units if _is_left(unit, order, found)], order.stack):
+        if order.deadline is not None and time.time() >= order.deadline:
+            break
+        with ExitStack() as held:
+            taken = [unit for unit in job if _take(unit, order, held)]
+            found = ledger.read_all(order.results)  # again: others work too
+            left = [unit for unit in taken if _is_left(unit, order, found)]
+            if left and _fits(left, order, found):
+                _do(left, order)
+
+
+def jobs(units: Sequence[Unit], stack: int) -> Iterator[list[Unit]]:
+    """Units that are trained together: runs of TD3+BC in the same kind of environment and of the same size."""
+    waiting: dict[tuple[Any, ...], list[Unit]] = {}
+    for unit in units:
+        if unit.algorithm != STACKED:
+            yield [unit]
+            continue
+        body = unit.task.dataset.rpartition("/")[0]
+        key = (body, *(unit.identity[name] for name in ("updates", "batch_size", "episodes")))
+        waiting.setdefault(key, []).append(unit)
+        if len(waiting[key]) == stack:
+            yield waiting.pop(key)
+    yield from waiting.values()
+
+
+def _take(unit: Unit, order: Order, held: ExitStack) -> bool:
+    """Whether nobody else is at the unit; then it is ours until `held` ends."""
+    try:
+        held.enter_context(ledger.lock_of(ledger.ledger_of(unit, order.results), unit.id).acquire(blocking=False))
+    except Timeout:
+        return False
+    return True
+
+
+def _is_left(unit: Unit, order: Order, found: ledger.Found) -> bool:
+    failures = len(found.failures.get(unit.id, ()))
+    return not unit.is_answered_by(found.results.get(unit.id)) and failures <= order.failures_allowed.get(unit.id, 0)
+
+
+def _fits(units: Sequence[Unit], order: Order, found: ledger.Found) -> bool:
+    """Whether there is time, as far as results of the same kind tell."""
+    if order.deadline is None:
+        return True
+    return time.time() + sum(expected_seconds(unit, found) or 0.0 for unit in units) <= order.deadline
+
+
+def expected_seconds(unit: Unit, found: ledger.Found) -> float | None:
+    """From what the same algorithm took per update at this size of batches; None where nothing is known."""
+    identity = unit.identity
+    if unit.algorithm is None:
+        same = [line for line in found.results.values() if line["unit"].get("preset") == identity["preset"]]
+        taken = [(line["seconds"]["fit"] or 0) + line["seconds"]["generate"] for line in same if "quality" in line]
+        return median(taken) if taken else None
+    rates = [
+        line["seconds"] / line["unit"]["updates"]
+        for line in found.results.values()
+        if all(line["unit"].get(name) == identity[name] for name in ("algorithm", "batch_size"))
+    ]
+    return median(rates) * identity["updates"] if rates else None
+
+
+def _do(units: Sequence[Unit], order: Order) -> None:
+    """Train or judge; what fails is written down and the others go on."""
+    print(f"{time.strftime('%H:%M:%S')} {', '.join(unit.id for unit in units)}", flush=True)
+    if units[0].algorithm is None:
+        _attempt(units, order, lambda: [_judge(units[0])])
+        return
+    if units[0].algorithm != STACKED:
+        _attempt(units, order, lambda: [train_alone(Prepared(units[0]), order.device)])
+        return
+    prepared: list[Prepared] = []
+    for unit in units:
+        _attempt([unit], order, lambda unit=unit: prepared.append(Prepared(unit)))
+    if prepared:
+        ready = [each.unit for each in prepared]
+        _attempt(ready, order, lambda: train_stack(prepared, order.device, order.checkpoints))
+
+
+def _judge(unit: Unit) -> dict[str, Any]:
+    measured = quality.measure({**unit.identity, "dataset": unit.task.open()}, unit.settings or {})
+    return {"unit": unit.identity} | measured
+
+
+def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], list[dict[str, Any]] | None]) -> None:
+    """Write down what the action returns, if anything: a line for every unit; or why it failed."""
+    try:
+        lines = action() or []
+    except Exception:
+        lines = [{"id": unit.id, "unit": unit.identity, "error": traceback.format_exc()} for unit in units]
+        print(lines[0]["error"], flush=True)
+    for unit, line in zip(units, lines, strict=False):
+        failed = "error" in line  # not for a ledger that others read
+        path = order.results / ledger.RUNS if failed else ledger.ledger_of(unit, order.results)
+        ledger.append(path, "benchmarks.run", line, packages=() if unit.algorithm is None else ("d3rlpy",))

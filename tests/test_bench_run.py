@@ -1,0 +1,215 @@
+"""The tables of the paper as units of work: what they are, how they are run, what is written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import datasets, ledger, quality, record, run, smoke, work
+from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.tasks import ANTMAZE
+from benchmarks.training import Prepared
+from benchmarks.units import Unit, units_of
+from gta_datasets.errors import DatasetError
+
+HOPPER = "sim/hopper/medium-v0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hopper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder with one small dataset of the tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+        datasets.make(HOPPER, steps=600)
+        yield
+
+
+def start(results: Path, *arguments: str, table: str = "1-gym") -> int:
+    return run.main(["--table", table, "--scale", "smoke", "--results", str(results), *arguments])
+
+
+def lines(results: Path, name: str = ledger.RUNS) -> list[dict[str, Any]]:
+    return record.read_lines(results / name)
+
+
+def unit_of(table: str, dataset: str, method: str, scale: str = "smoke", algorithm: str | None = "TD3BC") -> Unit:
+    return next(
+        unit
+        for unit in units_of([EXPERIMENTS[table]], SCALES[scale])
+        if (unit.task.dataset, unit.method.name, unit.algorithm) == (dataset, method, algorithm)
+    )
+
+
+def test_units_are_done_once_and_say_all_about_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "S4RL"]
+    assert start(tmp_path, *only) == 0
+    start(tmp_path, *only)
+    assert "0 done now, 2 before" in capsys.readouterr().out
+    source, augmented = lines(tmp_path)
+    assert source["id"] == unit_of("1-gym", HOPPER, "None").id
+    assert source["returns"].keys() == source["normalised"].keys() == {"2", "4"}
+    body = datasets.BODIES["hopper"]
+    share = (source["returns"]["4"]["mean"] - body.random_return) / (body.expert_return - body.random_return)
+    assert source["normalised"]["4"] == pytest.approx(100 * share)
+    assert source["environment"] == "Hopper-v5"
+    assert {"mujoco", "d3rlpy", "gta-datasets"} <= source["versions"].keys()
+    assert source["transitions"]["source"] == source["transitions"]["all"] < augmented["transitions"]["all"]
+    assert {"seconds", "machine", "revision", "command"} <= source.keys()
+
+
+def test_a_stack_gives_what_single_runs_give(tmp_path: Path) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "S4RL"]
+    start(tmp_path / "alone", *only)
+    start(tmp_path / "together", *only, "--stack", "2")
+    alone, together = lines(tmp_path / "alone"), lines(tmp_path / "together")
+    assert [line["runs_at_once"] for line in together] == [2, 2]
+    assert [line["returns"] for line in together] == [line["returns"] for line in alone]
+
+
+@pytest.mark.parametrize("algorithm", ["IQL", "CQL", "DT"])
+def test_every_other_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
+    table = "13" if algorithm == "DT" else "1-gym"
+    assert start(tmp_path, "--dataset", HOPPER, "--algorithm", algorithm, "--method", "S4RL", table=table) == 0
+    (line,) = lines(tmp_path)
+    assert line["trainer"] == "d3rlpy"
+    assert line["returns"].keys() == {"2", "4"}
+    assert line["unit"]["batch_size"] == (64 if algorithm == "DT" else 8)
+
+
+def test_judged_units_go_where_the_quality_benchmark_looks(tmp_path: Path) -> None:
+    only = ["--dataset", HOPPER, "--method", "S4RL"]
+    assert start(tmp_path, *only, table="21") == 0
+    assert start(tmp_path, *only, table="23") == 0
+    (line,) = lines(tmp_path, ledger.JUDGED)
+    assert line["unit"] == {
+        "dataset": HOPPER, "variant": "s4rl", "preset": "smoke", "num_transitions": 50, "seed": 0, "sample": 50,
+    }  # fmt: skip
+    assert "| 2" in quality.show("methods", [HOPPER], ["s4rl"], [line])
+
+
+def test_what_crashes_is_recorded_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(unit: Unit) -> Prepared:
+        if unit.method.name == "None":
+            raise RuntimeError("out of luck")
+        return Prepared(unit)
+
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "S4RL", "--stack", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "Prepared", prepare)
+        assert start(tmp_path, *only) == 1
+        assert start(tmp_path, *only) == 0
+        assert start(tmp_path, *only, "--retry") == 1
+    failed, done, failed_again = lines(tmp_path)
+    assert failed["unit"]["settings"] is None
+    assert "in prepare" in failed["error"]
+    assert "RuntimeError: out of luck" in failed_again["error"]
+    assert "error" not in done
+    assert start(tmp_path, *only, "--retry") == 0
+    assert "1 done now, 1 before, 0 failed now, 0 before, 0 left" in capsys.readouterr().out
+
+
+def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(tmp_path, "--dataset", "sim/walker2d/medium-v0") == 0
+    shown = capsys.readouterr().out
+    assert "`python -m benchmarks.datasets make sim/walker2d/medium-v0 --steps 1000000` makes it" in shown
+    assert "`minari download mujoco/walker2d/medium-v0` fetches the one of the same kind" in shown
+    start(tmp_path, table="1-maze")
+    assert "dataset 'sim/antmaze/umaze-v0' is not on this machine; `minari download D4RL/" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match="not on this machine"):
+        ANTMAZE[0].open()
+
+
+def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    start(tmp_path, *only)
+    path = tmp_path / ledger.RUNS
+    sound = path.read_text()
+    path.write_text('{"unit": 3}\n' + sound + sound[:100])  # the last one was being written when the power went
+    assert start(tmp_path, *only) == 0
+    shown = capsys.readouterr()
+    assert f"{path}, line 1 is no result" in shown.err
+    assert f"{path}, line 3 is no result" in shown.err
+    assert "0 done now, 1 before" in shown.out
+    ledger.append(path, "benchmarks.run", json.loads(sound))
+    found, problems = ledger.read(path)
+    assert len(found) == len(problems) == 2
+
+
+@pytest.mark.parametrize("text", ["90", "m", "1d", "-3m"])
+def test_a_budget_has_a_unit(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.budget("1.5h") == 90 * 60
+    with pytest.raises(SystemExit):
+        run.main(["--budget=" + text])
+    assert "write 90m, 2h or 45s" in capsys.readouterr().err
+
+
+def test_nothing_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC"]
+    assert start(tmp_path, *only, "--method", "None", "--budget", "0s") == 0
+    assert "0 done now, 0 before, 0 failed now, 0 before, 1 left" in capsys.readouterr().out
+    start(tmp_path, *only, "--method", "None")
+    (line,) = lines(tmp_path)
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line | {"seconds": 4_000}) + "\n")
+    start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
+    assert len(lines(tmp_path)) == 1
+    start(tmp_path, *only, "--method", "S4RL", "--budget", "2h")
+    assert len(lines(tmp_path)) == 2
+
+
+def test_two_workers_never_do_the_same_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    with ledger.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id):
+        start(tmp_path, *only)
+    assert "0 done now" in capsys.readouterr().out
+    start(tmp_path, *only)
+    assert "1 done now" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_workers_share_the_units(tmp_path: Path) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "S4RL", "--method", "GTA"]
+    assert start(tmp_path, *only, "--workers", "2") == 0
+    assert sorted(line["id"] for line in lines(tmp_path)) == sorted(
+        unit_of("1-gym", HOPPER, method).id for method in ("None", "S4RL", "GTA")
+    )
+
+
+def test_a_run_of_the_policies_benchmark_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unit = {
+        "dataset": "sim/walker2d/medium-v0", "engine": "vectorised", "preset": "cpu", "num_transitions": 200_000,
+        "updates": 300_000, "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "gta", "seed": 0,
+    }  # fmt: skip
+    returns = {"300000": {"mean": 3_000.0, "std": 1.0}}
+    both = [{"unit": unit | {"variant": variant}, "returns": returns} for variant in ("source", "gta")]
+    (tmp_path / ledger.POLICIES).write_text("".join(json.dumps(line) + "\n" for line in both))
+    start_list = ["--table", "1-gym", "--list", "--algorithm", "TD3BC", "--results", str(tmp_path)]
+    run.main(start_list)
+    done = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
+    assert [line.rpartition(", ")[2] for line in done] == ["None", "GTA"]
+
+
+def test_other_defaults_make_other_results(tmp_path: Path) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "S4RL"]
+    start(tmp_path, *only)
+    (line,) = lines(tmp_path)
+    stage = next(name for name, fields in line["config"].items() if "noise" in fields)
+    line["config"][stage]["noise"] = 0.5
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
+    start(tmp_path, *only)
+    assert [found["config"][stage]["noise"] != 0.5 for found in lines(tmp_path)] == [False, True]
+    del line["config"][stage]["noise"]  # a field that came later
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
+    start(tmp_path, *only)
+    assert len(lines(tmp_path)) == 1
+
+
+@pytest.mark.slow
+def test_the_smoke_run_fills_every_table_it_can(capsys: pytest.CaptureFixture[str]) -> None:
+    assert smoke.main() == 0
+    assert "0 units failed; 20 of 20 tables" in capsys.readouterr().out

@@ -1,0 +1,217 @@
+"""Rendering of the tables: numbers from lines alone, beside the paper's, with what can be said about them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import ledger, tables
+from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.results_table import mixtures, score
+from benchmarks.statistics import share_above, summarise, welch
+from benchmarks.tasks import GYM, MAZE2D
+from benchmarks.units import Unit, units_of
+
+VERSIONS = {"gta-datasets": "0.1.0", "torch": "2.13.0", "mujoco": "3.11.0"}
+
+
+def line(unit: Unit, points: float, **changes: Any) -> dict[str, Any]:
+    """A line whose policy ends at some points, having been at half of them before."""
+    low, high = unit.task.reference or (0, 100)
+    returns = {
+        str(updates): {"mean": low + (high - low) * share * points / 100, "std": 1.0}
+        for updates, share in ((30_000, 0.5), (300_000, 1.0))
+    }
+    return {
+        "id": unit.id, "unit": unit.identity, "returns": returns, "versions": VERSIONS, "trainer": "stack",
+        "environment": "Any-v5", "source": unit.task.dataset, "transitions": {"source": 200_000, "all": 400_000},
+    } | changes  # fmt: skip
+
+
+def write(results: Path, lines: Sequence[Mapping[str, Any]], name: str = ledger.RUNS) -> None:
+    results.mkdir(exist_ok=True)
+    with (results / name).open("a") as file:
+        file.writelines(json.dumps(each) + "\n" for each in lines)
+
+
+def gym_units(*methods: str, datasets: int = 1) -> list[Unit]:
+    """Of table 1 by TD3+BC: three seeds."""
+    names = [task.dataset for task in GYM[:datasets]]
+    return [
+        unit
+        for unit in units_of([EXPERIMENTS["1-gym"]], SCALES["cpu"])
+        if unit.algorithm == "TD3BC" and unit.method.name in methods and unit.task.dataset in names
+    ]
+
+
+def render(results: Path, *arguments: str) -> str:
+    tables.main(["--results", str(results), *arguments])
+    return (results / "tables" / "cpu.md").read_text()
+
+
+def row(text: str, label: str, table: str = "1-gym") -> dict[str, str]:
+    """Cells of the first row with this label."""
+    _, _, part = text.partition(f"## Table {table}:")
+    rows = [each.strip("| ").split(" | ") for each in part.splitlines() if each.startswith("|")]
+    found = next(cells for cells in rows if cells[0] == label)
+    return dict(zip(["algorithm", *(name.strip() for name in rows[0] if name.strip())], found[1:], strict=False))
+
+
+def test_summaries_of_several_datasets() -> None:
+    samples = [[1.0, 2.0, 6.0], [10.0, 12.0, 20.0]]
+    found = summarise(samples)
+    assert found.mean == pytest.approx((3 + 14) / 2)
+    by_seed = [5.5, 7.0, 13.0]
+    assert found.std == pytest.approx(np.std(by_seed, ddof=1))
+    assert found.count == 6
+    assert found.iqm == pytest.approx(np.mean([2, 6, 10, 12]))  # one of six cut off at each end
+    assert found.interval is not None
+    # All that drawing three seeds of each can give.
+    drawn = [
+        np.sort([*first, *second])[1:-1].mean()
+        for first in itertools.product(samples[0], repeat=3)
+        for second in itertools.product(samples[1], repeat=3)
+    ]
+    np.testing.assert_allclose(found.interval, np.quantile(drawn, [0.025, 0.975]), atol=0.7)
+
+
+def test_one_seed_has_neither_spread_nor_interval() -> None:
+    found = summarise([[3.0], [5.0]])
+    assert (found.mean, found.std, found.interval) == (4.0, None, None)
+
+
+def test_welchs_test() -> None:
+    ours, theirs = np.array([50.0, 51.0, 53.0]), np.array([44.0, 49.0, 47.0, 42.0])
+    variances = ours.var(ddof=1) / 3, theirs.var(ddof=1) / 4
+    statistic = (ours.mean() - theirs.mean()) / np.sqrt(sum(variances))
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 2 + variances[1] ** 2 / 3)
+    assert welch([ours], [theirs]) == pytest.approx(2 * stats.t.sf(statistic, freedom))
+    assert welch([[1.0]], [theirs]) is None
+    assert welch([[1.0, 1.0]], [[1.0, 1.0]]) is None
+
+
+def test_shares_of_runs_above_levels() -> None:
+    np.testing.assert_array_equal(share_above([1.0, 2.0, 3.0], np.array([0.0, 1.0, 2.5, 9.0])), [1, 2 / 3, 1 / 3, 0])
+
+
+def test_scores_are_normalised_by_the_references() -> None:
+    (unit,) = gym_units("GTA")[:1]
+    found = {"returns": {"9": {"mean": 0.0}, "100": {"mean": 4_000.0}}}
+    low, high = unit.task.reference or (0, 0)
+    assert score(found, unit.task) == pytest.approx(100 * (4_000 - low) / (high - low))
+    assert score(found | {"normalised": {"9": 1.0, "100": 55.0}}, MAZE2D[0]) == 55.0
+    assert score(found | {"normalised": {"9": None, "100": None}}, MAZE2D[0]) == 4_000.0
+
+
+def test_ours_stands_beside_the_papers(tmp_path: Path) -> None:
+    points = {"None": (40, 42, 44), "GTA": (50, 51, 55)}
+    units = gym_units("None", "GTA", datasets=2)
+    write(tmp_path, [line(unit, points[unit.method.name][unit.seed]) for unit in units])
+    text = render(tmp_path, "--table", "1")
+    cells = row(text, "halfcheetah-medium-v2")
+    assert cells["None"].startswith("42.0 ± 2.0 (3 runs)<br>IQM 42.0 [")
+    assert cells["None"].endswith("<br>paper 48.4 ± 0.6")
+    assert cells["GTA"].startswith("52.0 ± 2.6 (3 runs)<br>")
+    assert cells["S4RL"] == "paper 48.7 ± 0.3"
+    expected = stats.ttest_ind(points["GTA"], points["None"], equal_var=False).pvalue
+    assert cells["p: GTA against None"] == f"{expected:.3f}"
+    assert cells["p: GTA against S4RL"] == "-"
+    together = row(text, "all 2 of these that every method has")
+    assert together["GTA"].startswith("52.0 ± 2.6 (6 runs)")
+    total = len(list(units_of([EXPERIMENTS["1-gym"]], SCALES["cpu"])))
+    assert f"{total - 12} of {total} units are missing." in text
+    assert "MCQ is not implemented." in text
+    assert "Mixed" not in text
+
+
+def test_without_lines_there_are_no_numbers(tmp_path: Path) -> None:
+    text = render(tmp_path)
+    assert "|" not in text
+    assert list((tmp_path / "tables").iterdir()) == [tmp_path / "tables" / "cpu.md"]
+    for name, experiment in EXPERIMENTS.items():
+        assert f"## Table {name}" in text
+        assert experiment.skipped is None or f"Skipped: {experiment.skipped}." in text
+
+
+def test_the_page_is_one_file_with_pictures(tmp_path: Path) -> None:
+    write(tmp_path, [line(unit, 40 + unit.seed) for unit in gym_units("None", "GTA", datasets=2)])
+    render(tmp_path, "--table", "1")
+    page = (tmp_path / "tables" / "cpu-1-gym.html").read_text()
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 2
+    assert "http" not in page
+    assert "41.0 ± 1.0 (3 runs)" in page
+    assert "TD3BC: learning curves" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"versions": VERSIONS | {"mujoco": "4.0.0"}}, "Mixed: mujoco 3.11.0 (5 runs), 4.0.0 (1 runs)."),
+        ({"trainer": "d3rlpy"}, "Mixed: trainer d3rlpy (1 runs), stack (5 runs)."),
+        (
+            {"transitions": {"source": 1_000_000, "all": 1_200_000}},
+            "Mixed: transitions of sim/halfcheetah/medium-v0 1000000 (1 runs), 200000 (5 runs).",
+        ),
+        (
+            {"source": "mujoco/halfcheetah/medium-v0"},
+            "Mixed: data of another name mujoco/halfcheetah/medium-v0 (1 runs).",
+        ),
+    ],
+)
+def test_mixed_lines_are_flagged(change: dict[str, Any], sentence: str) -> None:
+    first, *others = gym_units("None", "GTA")
+    assert mixtures([line(first, 40, **change), *(line(unit, 40) for unit in others)]) == [sentence]
+
+
+def test_the_rendering_shows_what_is_mixed(tmp_path: Path) -> None:
+    first, second, *_ = gym_units("None")
+    write(tmp_path, [line(first, 40), line(second, 40, trainer="d3rlpy")])
+    sentence = "Mixed: trainer d3rlpy (1 runs), stack (1 runs)."
+    assert sentence in render(tmp_path, "--table", "1")
+    assert sentence in (tmp_path / "tables" / "cpu-1-gym.html").read_text()
+
+
+def test_lines_that_fit_nowhere_are_named(tmp_path: Path) -> None:
+    unit = {
+        "dataset": "sim/hopper/medium-v0", "engine": "d3rlpy", "preset": "cpu", "num_transitions": 200_000,
+        "updates": 150_000, "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "gta", "seed": 0,
+    }  # fmt: skip
+    returns = {"150000": {"mean": 3_000.0, "std": 1.0}}
+    write(tmp_path, [{"unit": unit, "returns": returns}], ledger.POLICIES)
+    (first, *_) = gym_units("GTA")
+    write(tmp_path, [line(first, 40, config={"sampling": {"alpha": 1.9}})])
+    with (tmp_path / ledger.RUNS).open("a") as file:
+        file.write("{")
+    text = render(tmp_path)
+    assert "no unit of this scale has updates 150000." in text
+    assert f"{first.id}: the settings of its data are no longer what the library takes." in text
+    assert f"{tmp_path / ledger.RUNS}, line 2 is no result" in text
+    assert "|" not in text
+
+
+def test_failed_units_are_counted(tmp_path: Path) -> None:
+    first, second, *_ = gym_units("GTA")
+    write(tmp_path, [{"unit": first.identity, "error": "Traceback"}, line(second, 40)])
+    total = len(list(units_of([EXPERIMENTS["1-gym"]], SCALES["cpu"])))
+    assert f"{total - 1} of {total} units are missing, 1 of them failed." in render(tmp_path, "--table", "1")
+
+
+def test_judged_data_come_from_the_quality_benchmark(tmp_path: Path) -> None:
+    unit = next(each for each in units_of([EXPERIMENTS["19"]], SCALES["cpu"]) if each.method.name == "amplified")
+    scores = {"oracle_reward": 5.332, "dynamics_mse": 0.0132, "novelty": {"both": 0.7}}
+    source = {"oracle_reward": 4.466, "dynamics_mse": 0.0, "novelty": None}
+    quality = {"generated": scores, "source": source}
+    write(tmp_path, [{"unit": unit.identity, "quality": quality, "versions": VERSIONS}], ledger.JUDGED)
+    text = render(tmp_path, "--table", "19")
+    assert "2 of 3 units are missing." in text
+    _, _, part = text.partition("## Table 19")
+    assert "| halfcheetah-medium-v2 | Dynamics MSE x 100 | 0.00<br>paper 0.00 | paper 4.88 | paper 0.91 | 1.32<br>paper 0.85 |" in part  # fmt: skip  # noqa: E501
+    assert "| halfcheetah-medium-v2 | Oracle reward | 4.47<br>paper 4.77 | paper 4.89 | paper 4.84 | 5.33<br>paper 6.08 |" in part  # fmt: skip  # noqa: E501
+    assert "| halfcheetah-medium-v2 | Novelty, both | - | paper 1.41 | paper 1.42 | 0.70<br>paper 1.58 |" in part

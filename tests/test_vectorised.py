@@ -1,0 +1,278 @@
+"""Stacks of runs: the updates of d3rlpy, runs that do not disturb each other, interruptions that leave no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import adapters, policies, record
+from benchmarks.vectorised import ALGORITHMS, draws, training
+from benchmarks.vectorised import __main__ as speed
+from benchmarks.vectorised import stack as stacks
+from benchmarks.vectorised.agreement import largest_difference
+from benchmarks.vectorised.draws import Draws, Run
+from benchmarks.vectorised.evaluation import evaluate
+from benchmarks.vectorised.networks import Networks
+from benchmarks.vectorised.stack import Stack
+from benchmarks.vectorised.tables import Table, read_table
+from gta_datasets.adapters import to_d3rlpy
+from gta_datasets.demo import make_demo_dataset
+from tests.builders import linear_dataset, make_dataset
+from tests.smoke import tiny
+
+CPU = torch.device("cpu")
+SMALL = {"batch_size": 16}
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def make_table(
+    *, size: int = 300, num_real: int = 300, observations: int = 3, actions: int = 2, seed: int = 0
+) -> Table:
+    """Random transitions, all of which end the task; the reward is how near the action is to half the state."""
+    rng = np.random.default_rng(seed)
+    state, action = rng.standard_normal((size, observations)), rng.uniform(-1, 1, (size, actions))
+    reward = -np.square(action - wanted(state)[:, :actions]).sum(axis=1, keepdims=True)
+    rows = np.concatenate([state, action, state, reward, np.zeros((size, 1))], axis=1)
+    return Table(
+        rows=torch.from_numpy(rows.astype(np.float32)),
+        num_real=num_real,
+        observation_size=observations,
+        action_size=actions,
+        mean=torch.zeros(observations),
+        scale=torch.ones(observations),
+        encode=lambda batch: batch.astype(np.float32),
+    )
+
+
+def wanted(states: np.ndarray) -> np.ndarray:
+    return np.clip(states / 2, -1, 1)
+
+
+def assert_same_runs(stack: Stack, other: Stack, run: int, alone: int = 0, *, atol: float = 0.0) -> None:
+    """Run `run` of a stack acts as run `alone` of another one."""
+    states = np.random.default_rng(7).standard_normal((1, 20, 3)).astype(np.float32)
+    ours, theirs = (each.act(np.repeat(states, each.num_runs, axis=0)) for each in (stack, other))
+    np.testing.assert_allclose(ours[run], theirs[alone], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_updates_are_those_of_d3rlpy(algorithm: str) -> None:
+    assert 0 < largest_difference(ALGORITHMS[algorithm], updates=4, runs=2, batch_size=64) < 1e-5
+
+
+def test_first_weights_are_drawn_as_torch_draws_them() -> None:
+    networks = Networks(2, 30, 4, CPU)
+    networks.initialise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    reference = [torch.nn.Linear(*shape).requires_grad_(False) for shape in ((30, 256), (256, 256), (256, 4))]
+    for (weight, bias), linear in zip(networks.layers[0], reference, strict=True):
+        assert weight.shape[1:] == linear.weight.T.shape
+        assert float(weight.std()) == pytest.approx(float(linear.weight.std()), rel=0.1)
+        assert float(bias.abs().max()) <= 1 / np.sqrt(linear.in_features)
+    assert not torch.equal(networks.values[0], networks.values[1])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("together", "atol"), [(False, 0.0), (True, 1e-5)])
+def test_a_run_does_not_depend_on_its_neighbours(
+    algorithm: str, together: bool, atol: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (draws, stacks):
+        monkeypatch.setattr(module, "CHUNK", 5)
+    first, second = make_table(seed=1), make_table(size=200, num_real=50, seed=2)
+    runs = [Run(first, 0), Run(second, 3, real_fraction=0.3), Run(first, 4)]
+    stack = Stack(runs, ALGORITHMS[algorithm], **SMALL, together=together)
+    stack.train(12)
+    for number, run in enumerate(runs):
+        alone = Stack([run], ALGORITHMS[algorithm], **SMALL)
+        alone.train(12)
+        assert_same_runs(stack, alone, number, atol=atol)
+    with pytest.raises(AssertionError):
+        assert_same_runs(stack, stack, 0, 2, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_captured_updates_are_the_eager_ones() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    runs = [Run(make_table(seed=1), seed) for seed in range(3)]
+    captured, eager = (Stack(runs, **SMALL, device="cuda") for _ in range(2))
+    for lane in eager._lanes:
+        lane._update = lane._update_eagerly
+    for stack in (captured, eager):
+        stack.train(130)
+    for run in range(3):
+        assert_same_runs(captured, eager, run, run, atol=1e-5)
+
+
+def test_batches_hold_the_share_of_real_data_and_rows_of_their_own_table() -> None:
+    table = make_table(size=200, num_real=50)
+    numbers = Draws([Run(table, 0, 0.3), Run(table, 1)], [0, 200], 15, CPU).numbers(2).numpy()
+    assert numbers.shape == (100, 2, 15)
+    assert np.mean(numbers[:, 0] < 50) == 0.3
+    assert {4, 5} == set((numbers[:, 0] < 50).sum(axis=1))
+    assert np.array_equal(np.unique(numbers[:, 1]), np.arange(200, 400))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_policy_learns_what_is_rewarded(algorithm: str) -> None:
+    stack = Stack([Run(make_table(size=3_000), 0)], ALGORITHMS[algorithm], batch_size=32)
+    states = np.random.default_rng(5).standard_normal((1, 200, 3)).astype(np.float32)
+
+    def error() -> float:
+        return float(np.square(stack.act(states) - wanted(states)[..., :2]).mean())
+
+    before = error()
+    stack.train(400)
+    assert error() < 0.2 * before
+
+
+def test_a_table_holds_the_transitions_that_d3rlpy_gets() -> None:
+    source = linear_dataset("vectorised/linear-v0", lengths=(12, 5, 9), terminated=(1,))
+    augmented = tiny(source)
+    scaler, buffer = to_d3rlpy(source).observation_scaler(), to_d3rlpy(augmented)
+    reward_scaler = buffer.reward_scaler("return", multiplier=100)
+    table = read_table(augmented, scaler, reward_scaler)
+    assert (table.num_real, len(table.rows)) == (26, buffer.transition_count)
+    observation, action, following, reward, goes_on = table.rows.split([3, 2, 3, 1, 1], dim=1)
+    for number in (0, 11, 16, 25, 30, len(table.rows) - 1):
+        expected = buffer.transition(number)
+        seen = scaler.transform(torch.from_numpy(np.stack([expected.observation, expected.next_observation])))
+        torch.testing.assert_close(observation[number], seen[0])
+        assert bool(goes_on[number]) != bool(expected.terminal)
+        if not expected.terminal:
+            torch.testing.assert_close(following[number], seen[1])
+        np.testing.assert_array_equal(action[number], expected.action)
+        np.testing.assert_allclose(reward[number], reward_scaler.transform_numpy(expected.reward), rtol=1e-6)
+
+
+def test_what_cannot_be_stacked_is_refused() -> None:
+    table = make_table()
+    with pytest.raises(ValueError, match="run 1 has 4 observations and 2 actions, run 0 3 and 2; the runs of a stack"):
+        Stack([Run(table, 0), Run(make_table(observations=4), 0)])
+    with pytest.raises(ValueError, match="at least one run"):
+        Stack([])
+    with pytest.raises(ValueError, match=r"real_fraction=0.5 needs generated data"):
+        Stack([Run(table, 0, real_fraction=0.5)])
+    discrete = make_dataset("vectorised/discrete-v0", action_space=gymnasium.spaces.Discrete(3))
+    with pytest.raises(ValueError, match="has actions Discrete"):
+        read_table(discrete, to_d3rlpy(discrete).observation_scaler())
+
+
+def test_episodes_in_step_are_those_one_after_the_other() -> None:
+    table = dataclasses.replace(make_table(observations=11, actions=3), mean=torch.full((11,), 0.1))
+    stack = Stack([Run(table, 0), Run(table, 1)], **SMALL)
+    returns = evaluate(stack, table, [[gymnasium.make("Hopper-v5") for _ in range(3)] for _ in range(2)], seed=5)
+    assert len(np.unique(returns)) == 6
+
+    class Alone:
+        """d3rlpy's interface to a policy."""
+
+        def __init__(self, run: int) -> None:
+            self.run = run
+
+        def predict(self, observations: np.ndarray) -> np.ndarray:
+            return stack.act(observations[None].repeat(2, axis=0))[self.run]
+
+    env = gymnasium.make("Hopper-v5")
+    expected = [[policies.episode_return(Alone(run), env, 5 + number) for number in range(3)] for run in range(2)]
+    np.testing.assert_allclose(returns, expected, rtol=1e-5)
+
+
+def run_policies(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    sizes = ["--updates", "6", "--every", "4", "--batch-size", "8", "--episodes", "1", "--preset", "smoke"]
+    monkeypatch.setattr(
+        sys, "argv", ["policies", "bench/stacked-v0", *sizes, "--num-transitions", "50", *map(str, arguments)]
+    )
+    policies.main()
+
+
+def test_missing_policies_are_trained_in_one_stack(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_dataset("bench/stacked-v0", episodes=2)
+    trained: list[int] = []
+
+    def note(stack: Stack, *arguments: Any, **options: Any) -> Any:
+        trained.append(stack.num_runs)
+        return training.train_and_evaluate(stack, *arguments, **options)
+
+    monkeypatch.setattr(policies, "train_and_evaluate", note)
+    run_policies(monkeypatch, "--variant", "source", "--seed", "1")
+    run_policies(monkeypatch, "--variant", "source", "--variant", "gta", "--seed", "0", "--seed", "1")
+    run_policies(monkeypatch, "--variant", "source", "--engine", "d3rlpy", "--algorithm", "iql")
+    assert trained == [1, 3]
+    units = [line["unit"] for line in record.read_lines(results / "policies.jsonl")]
+    assert [(unit["variant"], unit["seed"], unit["engine"], unit.get("algorithm")) for unit in units] == [
+        ("source", 1, "vectorised", None),
+        ("source", 0, "vectorised", None),
+        ("gta", 0, "vectorised", None),
+        ("gta", 1, "vectorised", None),
+        ("source", 0, "d3rlpy", "iql"),
+    ]
+
+
+def test_an_interrupted_stack_ends_as_if_it_had_not_been(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_demo_dataset("bench/stacked-v0", episodes=2)
+    asked = [
+        "--variant",
+        "source",
+        "--algorithm",
+        "iql",
+        "--seed",
+        "0",
+        "--seed",
+        "1",
+        "--checkpoints",
+        str(tmp_path / "states"),
+    ]
+    run_policies(monkeypatch, *asked)
+    (results / "policies.jsonl").rename(results / "uninterrupted.jsonl")
+    begun: list[int] = []
+
+    def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> np.ndarray:
+        begun.append(stack.updates)
+        if stack.updates == 6 and begun.count(6) == 1:
+            raise KeyboardInterrupt
+        return evaluate(stack, *arguments, **options)
+
+    monkeypatch.setattr(training, "evaluate", killed_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        run_policies(monkeypatch, *asked)
+    assert len(list((tmp_path / "states").iterdir())) == 1
+    run_policies(monkeypatch, *asked)
+    assert begun == [4, 6, 6]
+    assert not list((tmp_path / "states").iterdir())
+    resumed, whole = (returns_of(results / name) for name in ("policies.jsonl", "uninterrupted.jsonl"))
+    assert resumed == whole
+
+
+def returns_of(ledger: Path) -> Sequence[dict[str, Any]]:
+    return [line["returns"] for line in record.read_lines(ledger)]
+
+
+def test_rates_are_measured_beside_d3rlpys(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "SOURCE_EPISODES", 2)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")  # set by the script
+    sizes = ["--updates", "2", "--rounds", "1", "--batch-size", "16"]
+    monkeypatch.setattr(sys, "argv", ["vectorised", "--runs", "1", "--runs", "2", *sizes])
+    speed.main()
+    found = json.loads((results / "vectorised-cpu.json").read_text())
+    for algorithm in ALGORITHMS:
+        measured = found[algorithm]
+        assert measured["largest_difference_after_4_updates"] < 1e-5
+        assert measured["d3rlpy"]["times_d3rlpy_cpu"] == 1
+        assert all(measured[name]["run_updates_per_cpu_second"] > 0 for name in ("d3rlpy", "1 runs", "2 runs"))
