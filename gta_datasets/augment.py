@@ -48,12 +48,12 @@ def augment(
     Args:
         dataset: a Minari dataset, never modified, or the id of one on this machine, which is screened before Minari
             opens it.
-        method: "gta", "s4rl" (recorded episodes with a little noise on the states), "diffstitch" (episodes of low
-            return led over into ones of high return), or the configuration of a method, which then replaces preset,
-            task and overrides.
+        method: "gta", "s4rl" (recorded episodes with a little noise on the states), "synther" (single transitions made
+            from noise), "diffstitch" (episodes of low return led over into ones of high return), or the configuration
+            of a method, which then replaces preset, task and overrides.
         num_transitions: how many transitions to generate at least; as many as the source has by default.
         preset: "paper" (the paper's network, 1 M steps, 128 sampler steps), "fast" (the default on a GPU), "cpu" (the
-            default without one: minutes on 2 cores), "smoke" (seconds; for tests), or "auto".
+            default without one: minutes on 2 cores), "demo" (a smaller "cpu"), "smoke" (seconds; for tests), or "auto".
         task: settings the GTA paper uses for a kind of task: "locomotion", "maze2d", "antmaze", "adroit", "kitchen".
         seed: seed of training and generation.
         device: a torch device, or "auto" for a GPU if there is one.

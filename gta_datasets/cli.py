@@ -14,6 +14,7 @@ from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
 from gta_datasets.methods import METHODS
+from gta_datasets.presets import PRESETS
 from gta_datasets.store import ShardStore, list_stores
 
 __all__ = ["main"]
@@ -24,7 +25,7 @@ app.add_typer(cache, name="cache")
 
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a Minari dataset on this machine.")]
 Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
-Preset = Annotated[str, typer.Option(help="paper, fast, cpu, smoke or auto.")]
+Preset = Annotated[str, typer.Option(help=f"One of {', '.join(('auto', *PRESETS))}.")]
 Transitions = Annotated[int | None, typer.Option(help="How many to generate; default: as many as the source has.")]
 Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
@@ -42,9 +43,11 @@ def augment_command(
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
+    workers: Annotated[int, typer.Option(help="Processes that generate.")] = 1,
 ) -> None:
     """Train on a dataset, if need be, and generate everything that is missing."""
-    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings).generate()
+    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings)
+    augmented.generate(workers)
     typer.echo(f"{len(augmented.generated)} trajectories, {augmented.generated.total_steps} transitions")
     typer.echo(f"cache: {augmented.path}")
 
@@ -59,7 +62,7 @@ def quality(
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here as well.")] = None,
+    report: Annotated[Path | None, typer.Option(dir_okay=False, help="Write an HTML report here as well.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what is generated against its source."""
@@ -78,7 +81,7 @@ def compare(
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
-    report: Annotated[Path, typer.Option(help="The HTML page.")] = Path("comparison.html"),
+    report: Annotated[Path, typer.Option(dir_okay=False, help="The HTML page.")] = Path("comparison.html"),
 ) -> None:
     """Measure several methods side by side and write a page that tells which to use.
 

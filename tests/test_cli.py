@@ -86,6 +86,21 @@ def test_augment_generates_what_the_python_interface_finds(
     assert "training" not in again[2]
 
 
+def test_the_number_of_workers_reaches_the_dataset(run: Run, tmp_path: Path) -> None:
+    code, _, errors = run("augment", ID, *ARGUMENTS, "--workers", 0, "--cache-dir", tmp_path)
+    assert code == 2
+    assert "workers=0 is not allowed" in errors
+
+
+def test_a_folder_is_no_place_for_a_report(run: Run, tmp_path: Path) -> None:
+    """Said before any work."""
+    for command in ("quality", "compare"):
+        code, _, errors = run(command, ID, "--report", tmp_path, "--cache-dir", tmp_path)
+        assert code == 2
+        assert "is a directory" in errors
+    assert not list(tmp_path.iterdir())
+
+
 def test_quality_as_json_and_as_a_table(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
     code, output, _ = run("quality", ID, *ARGUMENTS, "--num-transitions", 60, "--json")
     assert code == 0
