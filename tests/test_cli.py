@@ -86,12 +86,14 @@ def test_augment_generates_what_the_python_interface_finds(
     assert "training" not in again[2]
 
 
+@pytest.mark.usefixtures("dataset")
 def test_the_number_of_workers_reaches_the_dataset(run: Run, tmp_path: Path) -> None:
     code, _, errors = run("augment", ID, *ARGUMENTS, "--workers", 0, "--cache-dir", tmp_path)
     assert code == 2
     assert "workers=0 is not allowed" in errors
 
 
+@pytest.mark.usefixtures("dataset")
 def test_a_folder_is_no_place_for_a_report(run: Run, tmp_path: Path) -> None:
     """Said before any work."""
     for command in ("quality", "compare"):
