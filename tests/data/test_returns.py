@@ -96,7 +96,7 @@ def test_amplifying_never_lowers_and_scales_what_is_positive(returns: np.ndarray
     positive = returns >= 0
     np.testing.assert_allclose(amplified[positive], alpha * returns[positive], rtol=1e-12)
     # What is negative moves up by as much as its mirror image does, to the precision of what cancels.
-    precision = 1e-15 * alpha * np.abs(returns).max(initial=0)
+    precision = 1e-15 * alpha * np.abs(returns).max(initial=1e-290)
     np.testing.assert_allclose(amplified[~positive], (2 - alpha) * returns[~positive], rtol=0, atol=precision)
 
 
