@@ -30,7 +30,7 @@ def evaluate(stack: Stack, table: Table, environments: Environments, *, seed: in
     flat = [env for of_run in environments for env in of_run]
     shape = len(environments), len(environments[0])
     space = flat[0].observation_space
-    together = create_empty_array(space, len(flat))
+    together: Any = create_empty_array(space, len(flat))
     observations = [env.reset(seed=seed + place % shape[1])[0] for place, env in enumerate(flat)]
     returns, running = np.zeros(len(flat)), np.ones(len(flat), np.bool_)
     while running.any():

@@ -87,12 +87,13 @@ class Pass:
 
     def __init__(self, runs: int, batch_size: int, outputs: int, device: torch.device) -> None:
         self._outputs = torch.empty(runs, batch_size, outputs, device=device)
-        self._hidden, self._slopes = (
-            [torch.empty(runs, batch_size, HIDDEN, device=device) for _ in range(2)] for _ in range(2)
-        )
+        first, second, third = (torch.empty(runs, batch_size, HIDDEN, device=device) for _ in range(3))
+        self._hidden = [first, second]
+        # The slope at the first hidden layer may overwrite the second one, which nobody needs then.
+        self._slopes = [second, third]
 
     def forward(self, layers: Sequence[Layer], inputs: Tensor) -> Tensor:
-        """Outputs (R, B, outputs) for inputs (R, B, inputs); valid until the next call."""
+        """Outputs (R, B, outputs) for inputs (R, B, inputs), valid until the next call; one `backward` may follow."""
         self._inputs = inputs
         *first_layers, (last_weight, last_bias) = layers
         for (weight, bias), hidden in zip(first_layers, self._hidden, strict=True):

@@ -48,8 +48,10 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, rows: Tensor, observation_size: int, action_size: int) -> Batch:
         """Views of rows of tables, (R, B, columns)."""
-        parts = rows.split([observation_size, action_size, observation_size, 1, 1], dim=-1)
-        return cls(*parts, pairs=rows[..., : observation_size + action_size])
+        sizes = [observation_size, action_size, observation_size, 1, 1]
+        observations, actions, next_observations, rewards, goes_on = rows.split(sizes, dim=-1)
+        pairs = rows[..., : observation_size + action_size]
+        return cls(observations, actions, next_observations, rewards, goes_on, pairs)
 
 
 def read_table(dataset: minari.MinariDataset, observation_scaler: Any, reward_scaler: Any = None) -> Table:

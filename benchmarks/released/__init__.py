@@ -1,0 +1,1 @@
+"""Baselines beside their authors' released code."""
