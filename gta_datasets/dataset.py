@@ -125,9 +125,9 @@ class GTAAugmentedDataset(MinariDataset):
 
     @property
     def levels(self) -> dict[str, Any] | None:
-        """What `alpha="auto"` and `mu="auto"` came to: `alpha`, `mu`, and what was measured (`probes`, `source`).
+        """What `"auto"` and `auto_steps` came to: `alpha`, `mu`, `sampler_steps`, and what was measured.
 
-        Every probe has `alpha`, `mu`, `reward` (mean per step, predicted) and `bad_share` (of windows, in [0, 1]);
+        Each of `probes` has these three, `reward` (mean per step, predicted) and `bad_share` (of windows, in [0, 1]);
         `source` has the last two for the windows as they were.
         Found when first asked for, after training if need be; None where neither was asked for.
         """

@@ -14,16 +14,20 @@ __all__ = ["FlowConfig", "GTAConfig", "SearchConfig"]
 
 @dataclass(frozen=True)
 class SearchConfig(Stage):
-    """How `alpha="auto"` and `mu="auto"` are found."""
+    """How `alpha="auto"` and `mu="auto"` are found, and whether the sampler may take more steps than it was given."""
 
     auto_windows: int = 256  # windows generated at every setting that is tried
     auto_error: float = 0.05  # dynamics error of a step, by the learned model, from which its window counts as bad
     auto_share: float = 0.1  # largest share of bad windows that a setting may have beyond the source's own
+    auto_steps: int = (
+        0  # `sampler_steps` are doubled, up to this, while too many windows are bad and it helps; 0: never
+    )
 
     def _check(self) -> None:
         require(self.auto_windows >= 1, "auto_windows", self.auto_windows, "at least 1")
         require(self.auto_error > 0, "auto_error", self.auto_error, "a positive number")
         require(0 <= self.auto_share <= 1, "auto_share", self.auto_share, "a number in [0, 1]")
+        require(self.auto_steps >= 0, "auto_steps", self.auto_steps, "0, or a number of steps")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class GTAConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.flow.flow_steps > 0:
             require_choice("condition", self.sampling.condition, ("amplified", "fixed"))  # what a flow map learns
+            require(self.search.auto_steps == 0, "auto_steps", self.search.auto_steps, "0 with flow_steps: no sampler")
 
     @property
     def invalid(self) -> Literal["error", "drop"]:

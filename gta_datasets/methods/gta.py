@@ -75,7 +75,7 @@ class GTA:
         if config.flow.flow_steps > 0:
             self._flow = self._new_flow()
             self._models["flow map"] = self._flow
-        if "auto" in (config.sampling.alpha, config.sampling.mu):
+        if "auto" in (config.sampling.alpha, config.sampling.mu) or config.search.auto_steps > 0:
             judge = DynamicsModel(source, config.dynamics, seed=seed, device=device)
             self._levels = LevelSearch(
                 {**self.model_identity, **({"flow": config.flow.data_fields()} if self._flow else {})},

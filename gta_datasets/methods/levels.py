@@ -1,8 +1,9 @@
-"""`alpha="auto"` and `mu="auto"`: how far to explore and how much to ask for, found by trying.
+"""`alpha="auto"`, `mu="auto"`, `auto_steps`: how far to explore, how much to ask for, how finely to solve, by trying.
 
 GTA's guideline (section 5.4) is low levels for data that are near expert or unknown, high ones for plainly suboptimal
 data. Here a few settings are tried on the same windows with the same random numbers. A learned model of the dynamics
 judges what comes out; of the settings that keep to the dynamics, the one with the highest predicted reward is taken.
+Where more of its windows are bad than should be, the sampler gets more steps as long as these help.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ ALPHAS, MUS = (1.1, 1.3, 1.5), (0.1, 0.25, 0.5)
 """What is tried, from the least to the most: the range of GTA, appendix C."""
 
 FILE, MOST_BYTES = "levels.json", 1_000_000
-VERSION = 1
+VERSION = 2
 """Raised whenever the same configuration would give another choice."""
+
+HELPS = 0.9
+"""Twice the steps are worth their time if at most this share of the bad windows is left."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ class LevelSearch:
 
     @property
     def found(self) -> dict[str, Any]:
-        """`alpha` and `mu`, and what was measured: at every setting under `probes`, of the source under `source`."""
+        """`alpha`, `mu`, `sampler_steps`, and what was measured: `probes`, and the `source`."""
         if self._found is None:
             raise RuntimeError("fit() must be called before the levels are known")
         return self._found
@@ -84,7 +88,9 @@ class LevelSearch:
     @property
     def chosen(self) -> SamplingConfig:
         """The settings with the levels that were found."""
-        return dataclasses.replace(self._sampling, alpha=self.found["alpha"], mu=self.found["mu"])
+        return dataclasses.replace(
+            self._sampling, **{name: self.found[name] for name in ("alpha", "mu", "sampler_steps")}
+        )
 
     def is_fitted(self, folder: Path) -> bool:
         """Whether `fit` would only load."""
@@ -104,28 +110,52 @@ class LevelSearch:
             self._found = {
                 "alpha": float(found["alpha"]),
                 "mu": float(found["mu"]),
+                "sampler_steps": int(found["sampler_steps"]),
                 "source": found["source"],
                 "probes": found["probes"],
             }
         except (KeyError, TypeError, ValueError) as error:
             raise CacheError(f"{path} is not a choice of levels; remove it to choose again") from error
-        return f"alpha {self._found['alpha']} mu {self._found['mu']}"
+        return f"alpha {self._found['alpha']} mu {self._found['mu']} steps {self._found['sampler_steps']}"
 
     def _search(self) -> dict[str, Any]:
-        sought = (_sought(self._sampling.alpha, ALPHAS), _sought(self._sampling.mu, MUS))
+        sampling = self._sampling
+        sought = (_sought(sampling.alpha, ALPHAS), _sought(sampling.mu, MUS))
         source = self._judged(self._windows())
-        probes = [self._measure(alpha, mu) for mu, alpha in itertools.product(sought[1], sought[0])]
+        probes = [
+            self._measure(dataclasses.replace(sampling, alpha=alpha, mu=mu))
+            for mu, alpha in itertools.product(sought[1], sought[0])
+        ]
         # A model of the dynamics is not perfect: some of the source's own windows are bad to it.
         limit = source["bad_share"] + self._config.auto_share
         sound = [found for found in probes if found["bad_share"] <= limit]
         # Where none is sound, the soundest.
         best = max(sound, key=lambda found: found["reward"]) if sound else min(probes, key=lambda f: f["bad_share"])
-        logger.info("alpha=%g and mu=%g chosen from %s; source: %s", best["alpha"], best["mu"], probes, source)
-        return {"alpha": best["alpha"], "mu": best["mu"], "source": source, "probes": probes}
+        best, more = self._refined(best, limit)
+        probes += more
+        chosen = {name: best[name] for name in ("alpha", "mu", "sampler_steps")}
+        logger.info(
+            "%s; tried: %s; source: %s",
+            ", ".join(f"{name}={value:g}" for name, value in chosen.items()),
+            probes,
+            source,
+        )
+        return {**chosen, "source": source, "probes": probes}
 
-    def _measure(self, alpha: float, mu: float) -> dict[str, float]:
-        made = Episodes.from_arrays(self._probe(dataclasses.replace(self._sampling, alpha=alpha, mu=mu)))
-        return {"alpha": alpha, "mu": mu, **self._judged(made)}
+    def _refined(self, best: dict[str, Any], limit: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The setting with the steps it takes to get below `limit`, if more help; and what was tried for that."""
+        tried: list[dict[str, Any]] = []
+        while best["bad_share"] > limit and 2 * best["sampler_steps"] <= self._config.auto_steps:
+            settings = {"alpha": best["alpha"], "mu": best["mu"], "sampler_steps": 2 * best["sampler_steps"]}
+            tried.append(self._measure(dataclasses.replace(self._sampling, **settings)))
+            if tried[-1]["bad_share"] > HELPS * best["bad_share"]:
+                break
+            best = tried[-1]
+        return best, tried
+
+    def _measure(self, sampling: SamplingConfig) -> dict[str, Any]:
+        setting = {"alpha": sampling.amplification, "mu": sampling.exploration, "sampler_steps": sampling.sampler_steps}
+        return setting | self._judged(Episodes.from_arrays(self._probe(sampling)))
 
     def _judged(self, windows: Episodes) -> dict[str, float]:
         """Mean predicted reward of a step, and share of windows with a step the model would not have expected."""

@@ -1,4 +1,4 @@
-"""`alpha="auto"` and `mu="auto"`: what is tried, what is chosen, and that it is chosen once."""
+"""`alpha="auto"`, `mu="auto"`, `auto_steps`: what is tried, what is chosen, and that it is chosen once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from gta_datasets.config import SamplingConfig, SearchConfig
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.errors import CacheError
+from gta_datasets.errors import CacheError, ConfigError
 from gta_datasets.methods.levels import LevelSearch
 from tests.builders import linear_dataset, linear_episodes
 from tests.smoke import shard_bytes, tiny
@@ -38,6 +38,8 @@ def search(
     sampling: SamplingConfig = BOTH,
     share: float = 0.25,
     source_bad: int = 0,
+    auto_steps: int = 0,
+    bad_by_steps: dict[int, int] | None = None,
 ) -> tuple[LevelSearch, list[tuple[float, float]]]:
     """A search where every setting (alpha, mu) has a given mean reward and number of bad windows in ten."""
     tried: list[tuple[float, float]] = []
@@ -50,12 +52,13 @@ def search(
 
     def probe(settings: SamplingConfig) -> dict[str, Any]:
         tried.append((settings.amplification, settings.exploration))
-        return windows(*outcome.get(tried[-1], (0.0, 0)))
+        reward, bad = outcome.get(tried[-1], (0.0, 0))
+        return windows(reward, (bad_by_steps or {}).get(settings.sampler_steps, bad))
 
     def source() -> Episodes:
         return Episodes.from_arrays(windows(0.5, source_bad))
 
-    config = SearchConfig(auto_share=share)
+    config = SearchConfig(auto_share=share, auto_steps=auto_steps)
     judge: Any = Judge()
     return LevelSearch({"generator": 1}, sampling, config, windows=source, probe=probe, dynamics=judge), tried
 
@@ -71,7 +74,7 @@ def test_the_best_of_the_sound_settings_is_chosen(tmp_path: Path, caplog: pytest
     measured = {(probe["alpha"], probe["mu"]): probe for probe in found.found["probes"]}
     assert measured[1.3, 0.5]["reward"] == 3.0
     assert measured[1.3, 0.5]["bad_share"] == 0.9
-    assert "alpha=1.5 and mu=0.25 chosen" in caplog.text
+    assert "alpha=1.5, mu=0.25, sampler_steps=16; tried" in caplog.text
     assert found.is_fitted(tmp_path)
 
 
@@ -97,6 +100,26 @@ def test_what_is_given_is_not_sought(tmp_path: Path) -> None:
     assert (found.chosen.alpha, found.chosen.mu) == (1.5, 0.33)
 
 
+@pytest.mark.parametrize(
+    ("bad_by_steps", "auto_steps", "chosen", "tried"),
+    [
+        ({16: 2}, 128, 16, [16]),  # in line with the source: nothing to mend
+        ({16: 9, 32: 6, 64: 2}, 128, 64, [16, 32, 64]),
+        ({16: 9, 32: 6, 64: 2}, 63, 32, [16, 32]),  # no further than allowed
+        ({16: 9, 32: 9}, 128, 16, [16, 32]),  # more steps do not help
+        ({16: 9}, 0, 16, [16]),
+    ],
+)
+def test_steps_are_doubled_while_windows_are_bad_and_it_helps(
+    tmp_path: Path, bad_by_steps: dict[int, int], auto_steps: int, chosen: int, tried: list[int]
+) -> None:
+    found, _ = search({}, SamplingConfig(), auto_steps=auto_steps, bad_by_steps=bad_by_steps)
+    found.fit(tmp_path, progress=False)
+    assert found.chosen == SamplingConfig(sampler_steps=chosen)
+    assert [probe["sampler_steps"] for probe in found.found["probes"]] == tried
+    assert found.found["probes"][0]["bad_share"] == bad_by_steps[16] / 10
+
+
 def test_the_search_is_done_once(tmp_path: Path) -> None:
     first, _ = search({(1.5, 0.25): (2.0, 0)})
     digest = first.fit(tmp_path, progress=False)
@@ -106,7 +129,9 @@ def test_the_search_is_done_once(tmp_path: Path) -> None:
     assert again.found == first.found
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"alpha": 1.1}', '{"alpha": "x", "mu": 1, "source": {}, "probes": []}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"alpha": 1.1}', '{"alpha": "x", "mu": 1, "sampler_steps": 1, "source": {}, "probes": []}']
+)
 def test_a_file_that_is_no_choice_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "levels.json").write_text(text)
     with pytest.raises(CacheError, match=r"levels\.json is not a choice of levels"):
@@ -116,6 +141,7 @@ def test_a_file_that_is_no_choice_is_an_error(tmp_path: Path, text: str) -> None
 def test_identities_depend_on_all_that_is_tried() -> None:
     base = search({})[0].identity
     assert search({}, share=0.5)[0].identity != base
+    assert search({}, auto_steps=32)[0].identity != base
     assert search({}, SamplingConfig(alpha="auto"))[0].identity != base
     with pytest.raises(RuntimeError, match=r"fit\(\) must be called"):
         _ = search({})[0].chosen
@@ -142,6 +168,20 @@ def test_augment_uses_what_was_found_and_keeps_it(dataset: minari.MinariDataset,
     again = tiny(dataset, alpha="auto", mu="auto", auto_windows=4, cache_dir=tmp_path)
     assert again.levels == found
     assert again.key == auto.key
+
+
+def test_augment_takes_the_steps_that_were_found(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    gated = tiny(dataset, auto_windows=16, auto_steps=4, auto_error=0.3, auto_share=0.0, cache_dir=tmp_path)
+    found = gated.levels
+    assert found is not None
+    assert [probe["sampler_steps"] for probe in found["probes"]] == [2, 4]
+    taken = tiny(dataset, sampler_steps=found["sampler_steps"], cache_dir=tmp_path)
+    assert shard_bytes(gated, 0) == shard_bytes(taken, 0)
+
+
+def test_a_flow_map_has_no_sampler_to_give_steps_to(dataset: minari.MinariDataset) -> None:
+    with pytest.raises(ConfigError, match=r"auto_steps=32 .*0 with flow_steps"):
+        tiny(dataset, flow_steps=2, auto_steps=32)
 
 
 def test_the_filter_goes_with_it(dataset: minari.MinariDataset, tmp_path: Path) -> None:
