@@ -2,25 +2,33 @@
 
 python -m benchmarks.speed samplers sim/halfcheetah/medium-v0 --preset cpu --horizon 31
 python -m benchmarks.speed training sim/halfcheetah/medium-v0 --horizon 31 --minutes 10
+python -m benchmarks.speed networks sim/halfcheetah/medium-v0 --preset demo --horizon 15
 
 `samplers` makes the same windows from one trained model with every sampler of `SAMPLERS`. The first is the paper's, the
 others are to be as good in less time. `training` gives the paper's network that many minutes and the preset a tenth of
-them. Seconds are both of the clock and of the processor, which other work on the machine does not change much.
+them. `networks` trains every one of `NETWORKS` with as many operations as the preset's takes. Seconds are both of the
+clock and of the processor, which other work on the machine does not change much.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gta_datasets
+from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from benchmarks.record import write_record
 
 PAPER = {
@@ -41,6 +49,18 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "guidance 3": {"guidance": 3.0},
     **{f"flow map, {steps}": {"flow_steps": steps} for steps in (1, 2, 4)},
 }
+ADAM = {"optimizer": "adam", "learning_rate": 1e-3}
+NETWORKS: dict[str, tuple[Callable[..., nn.Module] | None, dict[str, Any]]] = {
+    **{
+        f"temporal mixer, {width} x {depth}": (None, {"width": width, "depth": depth})
+        for width, depth in ((96, 4), (128, 4), (192, 4), (256, 6))
+    },
+    **{f"transformer, {width} x 4": (partial(DiffusionTransformer, width=width, depth=4), {}) for width in (96, 160)},
+    **{f"U-Net, {width}": (partial(TemporalUNet, width=width), ADAM) for width in (32, 64)},
+    "the paper's, width 8": (None, {"network": "mixer_unet", "width": 8, **ADAM}),
+    "the paper's": (None, {"network": "mixer_unet", "width": 16, **ADAM}),
+}
+"""How to build a network that is not in the library, and settings. Muon wants blocks, so the U-Nets have Adam."""
 SCORES = ("oracle_reward", "dynamics_mse", "dynamics_median", "dynamics_p99", "bad_window_share")
 WANTED = 5_000_000
 """Transitions that the paper generates."""
@@ -54,7 +74,7 @@ def main() -> None:
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--horizon", type=int, default=31)
     parser.add_argument("--num-transitions", type=int, default=32_768)
-    parser.add_argument("--sampler", action="append", help="only these")
+    parser.add_argument("--only", action="append", help="these samplers or networks")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training that the paper's network gets")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
@@ -76,7 +96,7 @@ def samplers(arguments: argparse.Namespace) -> dict[str, Any]:
     """Quality, time and work of every sampler."""
     highest = peak(arguments.device)
     found = {}
-    for name in arguments.sampler or SAMPLERS:
+    for name in arguments.only or SAMPLERS:
         made = augmented(arguments, **SAMPLERS[name])
         made.fit()
         found[name] = generation(made, highest)
@@ -97,6 +117,44 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
         found[preset] = {"training_steps": steps, "fit_seconds": seconds} | generation(made, peak(arguments.device))
         print(preset, json.dumps(found[preset]), flush=True)
     return found
+
+
+def networks(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every network after a training of as many operations as the preset's own takes."""
+    highest, found, cache = peak(arguments.device), {}, arguments.cache_dir
+    own = augmented(arguments).config.training
+    budget = own.training_steps * training_flops(arguments)
+    for name in arguments.only or NETWORKS:
+        build, settings = NETWORKS[name]
+        with _networks_by(build):
+            steps = max(1, round(budget / training_flops(arguments, **settings)))
+            warmup = round(steps * own.warmup_steps / own.training_steps)
+            arguments.cache_dir = cache / name
+            made = augmented(arguments, training_steps=steps, warmup_steps=warmup, **settings)
+            started = time.perf_counter(), time.process_time()
+            made.fit()
+            seconds = _since(started)
+            trained = {"training_steps": steps, "training_gflop": round(budget / 1e9), "fit_seconds": seconds}
+            found[name] = trained | generation(made, highest)
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def training_flops(arguments: argparse.Namespace, **settings: Any) -> int:
+    """Floating-point operations of one step of training."""
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = argparse.Namespace(**{**vars(arguments), "cache_dir": Path(scratch)})
+        made = augmented(fresh, training_steps=1, warmup_steps=0, **settings)
+        with FlopCounterMode(display=False) as counter:
+            made.fit()
+    return counter.get_total_flops()
+
+
+def _networks_by(build: Callable[..., nn.Module] | None) -> contextlib.AbstractContextManager[Any]:
+    """Have the library train a network of ours."""
+    if build is None:
+        return contextlib.nullcontext()
+    return mock.patch("gta_datasets.methods.gta.build_network", lambda _config, *sizes: build(*sizes))
 
 
 def seconds_per_step(arguments: argparse.Namespace) -> float:
@@ -180,7 +238,7 @@ def _since(started: tuple[float, float]) -> dict[str, float]:
     }
 
 
-STAGES = {"samplers": samplers, "training": training}
+STAGES = {"samplers": samplers, "training": training, "networks": networks}
 
 if __name__ == "__main__":
     main()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import SAC
+from torch import nn
 
 from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record, scaling, speed, stitching
 from benchmarks.behaviour import train
+from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.errors import DatasetError
@@ -155,8 +159,8 @@ def test_methods_are_measured_once_and_shown_beside_the_paper(
 
 def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
-    only = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "300", "--sampler", "default"]
-    arguments = ["samplers", "sim/halfcheetah/medium-v0", *only, "--sampler", "8 steps"]
+    only = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "300", "--only", "default"]
+    arguments = ["samplers", "sim/halfcheetah/medium-v0", *only, "--only", "8 steps"]
     monkeypatch.setattr(sys, "argv", ["speed", *arguments])
     speed.main()
     found = json.loads((results / "speed" / "samplers-sim-halfcheetah-medium-v0-smoke.json").read_text())
@@ -179,6 +183,40 @@ def test_the_preset_gets_a_tenth_of_the_papers_time(results: Path, monkeypatch: 
     speed.main()
     found = json.loads((results / "speed" / "training-sim-halfcheetah-medium-v0-smoke.json").read_text())
     assert {name: part["training_steps"] for name, part in found["measured"].items()} == {"paper": 6, "smoke": 30}
+
+
+def test_networks_are_trained_with_equal_work(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
+    sizes = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "50"]
+    names = ["temporal mixer, 96 x 4", "U-Net, 32"]
+    only = [part for name in names for part in ("--only", name)]
+    monkeypatch.setattr(sys, "argv", ["speed", "networks", "sim/halfcheetah/medium-v0", *sizes, *only])
+    speed.main()
+    found = json.loads((results / "speed" / "networks-sim-halfcheetah-medium-v0-smoke.json").read_text())["measured"]
+    assert list(found) == names
+    mixer, unet = found.values()
+    assert mixer["training_gflop"] == unet["training_gflop"] > 0
+    assert mixer["training_steps"] < unet["training_steps"]
+    assert mixer["gflop_per_transition"] > unet["gflop_per_transition"]
+    assert mixer["oracle_reward"] != unet["oracle_reward"]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda *sizes: DiffusionTransformer(*sizes, width=32, depth=2), lambda *sizes: TemporalUNet(*sizes, width=8)],
+)
+def test_candidates_listen_to_noise_and_return(build: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = build(8, 6, 5)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    x, noise, returns, keep = torch.randn(3, 8, 6), torch.zeros(3), torch.zeros(3), torch.ones(3)
+    output = network(x, noise, returns, keep)
+    assert output.shape == (3, 8, 5)
+    for other in ((x, noise + 1, returns, keep), (x, noise, returns + 1, keep), (x + 1, noise, returns, keep)):
+        assert not torch.allclose(output, network(*other), atol=1e-4)
+    dropped = network(x, noise, returns, 0 * keep)
+    assert torch.equal(dropped, network(x, noise, returns + 1, 0 * keep))
 
 
 def test_a_dataset_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
