@@ -246,7 +246,7 @@ NAN = math.nan
         ("churn_max", -1.0, "at least 0"),
         ("churn_noise", -1.0, "at least 0"),
         ("windows_per_shard", 0, "at least 1"),
-        ("generate_batch_size", 0, "at least 1"),
+        ("generate_batch_size", -1, "0 for one that suits"),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, value: object, allowed: str) -> None:

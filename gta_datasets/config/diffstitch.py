@@ -36,14 +36,21 @@ class StitchingConfig(SolverConfig):
     candidates: int = 1_024  # targets that are considered for one start
     sampler_steps: int = 16  # noise levels; stochastic_heun: of the full schedule
     trajectories_per_shard: int = 256
-    generate_batch_size: int = io_field(128)  # windows per network evaluation, in blocks of 32
+    # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
+    generate_batch_size: int = io_field(0)
 
     def _check(self) -> None:
         super()._check()
         require(0 < self.high_quantile < 1, "high_quantile", self.high_quantile, "a number between 0 and 1")
         require(self.steps_before >= 0, "steps_before", self.steps_before, "at least 0")
-        for name in ("steps_after", "min_bridge", "candidates", "trajectories_per_shard", "generate_batch_size"):
+        for name in ("steps_after", "min_bridge", "candidates", "trajectories_per_shard"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(
+            self.generate_batch_size >= 0,
+            "generate_batch_size",
+            self.generate_batch_size,
+            "a number, or 0 for one that suits",
+        )
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ class SamplingConfig(SolverConfig):
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
     compile: bool = False  # networks by torch.compile, which rounds otherwise; pays from about 100,000 transitions on
     windows_per_shard: int = 1_024
-    generate_batch_size: int = io_field(128)  # windows per network evaluation, in blocks of 32
+    # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
+    generate_batch_size: int = io_field(0)
 
     def _check(self) -> None:
         super()._check()
@@ -162,7 +163,12 @@ class SamplingConfig(SolverConfig):
         require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
         require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")
         require(self.windows_per_shard >= 1, "windows_per_shard", self.windows_per_shard, "at least 1")
-        require(self.generate_batch_size >= 1, "generate_batch_size", self.generate_batch_size, "at least 1")
+        require(
+            self.generate_batch_size >= 0,
+            "generate_batch_size",
+            self.generate_batch_size,
+            "a number, or 0 for one that suits",
+        )
 
     @property
     def amplification(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import assert_never
@@ -18,8 +19,10 @@ from gta_datasets.seeding import torch_generator
 
 __all__ = ["Numbers", "guided_above", "in_batches", "normal_numbers", "sample_windows", "solve"]
 
-BLOCK = 32
-"""Windows in the smallest network evaluation."""
+BLOCK, CPU_WINDOWS = 32, 128
+"""Windows in the smallest network evaluation, and in one that suits a CPU."""
+
+logger = logging.getLogger(__name__)
 
 Numbers = Callable[[str, int], Tensor]
 """Standard normal numbers (B, R, F) of a named stream and a step of it."""
@@ -133,20 +136,42 @@ def solve(
 
 
 def in_batches(denoise: Denoise, size: int) -> Denoise:
-    """Evaluate at most `size` windows at a time, rounded up to whole blocks.
+    """Evaluate at most `size` windows at a time, rounded up to whole blocks, or as many as suit the device if it is 0.
 
     Matrix products pick their kernels, and with them the order of summation, by the number of rows. In whole blocks a
     window gets the same bits in a batch of any size; the last block is filled up with copies of its first window.
+    Where memory does not suffice, half as many are evaluated from then on. One block that is too much is an error.
     """
-    size = BLOCK * math.ceil(size / BLOCK)
+    most = size
 
     def evaluate(x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        nonlocal most
+        most = BLOCK * math.ceil((most or _suited(x)) / BLOCK)
         parts: list[Tensor] = []
-        for start in range(0, len(x), size):
-            rows = torch.arange(start, min(start + size, len(x)), device=x.device)
+        start = 0
+        while start < len(x):
+            rows = torch.arange(start, min(start + most, len(x)), device=x.device)
             filler = rows[:1].expand(-len(rows) % BLOCK)
             padded = torch.cat([rows, filler])
-            parts.append(denoise(x[padded], sigma[padded], condition[padded])[: len(rows)])
+            try:
+                parts.append(denoise(x[padded], sigma[padded], condition[padded])[: len(rows)])
+            except RuntimeError as error:
+                if most == BLOCK or not _is_shortage(error):
+                    raise
+                most = BLOCK * math.ceil(most / (2 * BLOCK))
+                logger.warning("out of memory: going on with %d windows per network evaluation", most)
+            else:
+                start += len(rows)
         return torch.cat(parts)
 
     return evaluate
+
+
+def _suited(x: Tensor) -> int:
+    """Windows per network evaluation: what caches hold on a CPU, everything on a GPU."""
+    return CPU_WINDOWS if x.device.type == "cpu" else len(x)
+
+
+def _is_shortage(error: RuntimeError) -> bool:
+    """Whether memory did not suffice; the CPU's allocator has no class of error for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

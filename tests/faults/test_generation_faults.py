@@ -5,6 +5,7 @@ source is like, a run that is stopped anywhere ends with the same weights, and n
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import time
@@ -17,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.errors import CacheError, DatasetError
+from gta_datasets.networks import TemporalMixer
 from gta_datasets.store import ShardStore
 from tests.builders import LINEAR_ACTION_SPACE, LINEAR_OBSERVATION_SPACE, edit_file, linear_dataset, make_dataset
 from tests.smoke import leaves, run_script, shard_bytes, tiny, trajectories
@@ -345,6 +348,55 @@ def test_row_35_only_the_seed_decides(dataset: minari.MinariDataset, tmp_path: P
         assert shard_bytes(tiny(dataset, cache_dir=tmp_path / "0"), 3) == expected, "threads"
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "shortage", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+)
+def test_row_32_out_of_memory_halves_the_batch_and_changes_nothing(
+    dataset: minari.MinariDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    shortage: RuntimeError,
+) -> None:
+    """A device with room for 32 windows at a time, and one with room for none."""
+    settings = {"windows_per_shard": 72, "cache_dir": tmp_path}
+    expected = shard_bytes(tiny(dataset, **settings), 0)
+    plain, room = TemporalMixer.forward, 32
+
+    def forward(network: TemporalMixer, x: Tensor, *others: Tensor) -> Tensor:
+        if len(x) > room:
+            raise shortage
+        return plain(network, x, *others)
+
+    short = tiny(dataset, **settings)
+    short.storage.pipeline.shard_store.clear()
+    monkeypatch.setattr(TemporalMixer, "forward", forward)
+    with caplog.at_level(logging.WARNING, logger="gta_datasets"):
+        assert shard_bytes(short, 0) == expected
+    assert [line for line in caplog.messages if "out of memory" in line] == [
+        f"out of memory: going on with {size} windows per network evaluation" for size in (64, 32)
+    ]
+    short.storage.pipeline.shard_store.clear()
+    room = 0
+    with pytest.raises(RuntimeError, match="memory"):
+        shard_bytes(short, 0)
+    assert short.storage.pipeline.shard_store.indices() == []
+
+
+def test_row_32_other_errors_of_a_network_are_not_a_shortage(
+    dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tiny(dataset, cache_dir=tmp_path).fit()
+
+    def forward(network: TemporalMixer, *inputs: Tensor) -> Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(TemporalMixer, "forward", forward)
+    with pytest.raises(RuntimeError, match="shapes"):
+        shard_bytes(broken, 0)
+    assert "out of memory" not in caplog.text
 
 
 def test_row_35_the_order_of_shards_does_not_matter(dataset: minari.MinariDataset, tmp_path: Path) -> None:
