@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "synther": {"method": "synther"},
     "diffstitch": {"method": "diffstitch"},
     "gta": {},
+    "gta reweighted": {"reweighting": "dense"},
     "gta fixed": {"condition": "fixed"},
     "gta unconditioned": {"condition": "none"},
     "gta unlimited": {"return_limit": 0.0},

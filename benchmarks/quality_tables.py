@@ -30,6 +30,7 @@ PAPER_NAMES = {
     "s4rl": "S4RL",
     "synther": "SynthER",
     "gta": "GTA",
+    "gta reweighted": "GTA",  # which reweights everywhere but on halfcheetah-medium
     "gta fixed": "fixed",
     "gta unconditioned": "unconditioned",
     "gta reward inpainting": "reward inpainting",
