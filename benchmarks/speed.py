@@ -45,6 +45,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "default": {},
     "32 steps, less noise": {"sampler_steps": 32, "sigma_end": 0.02, "eta": 5.0},
     "8 steps": {"sampler_steps": 8},
+    "5 steps": {"sampler_steps": 5, "sigma_end": 0.2},
     "16 steps of the ODE": {"sampler": "dpm_2m"},
     "guidance 3": {"guidance": 3.0},
     **{f"flow map, {steps}": {"flow_steps": steps} for steps in (1, 2, 4)},
