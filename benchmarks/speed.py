@@ -48,6 +48,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "5 steps": {"sampler_steps": 5, "sigma_end": 0.2},
     "16 steps of the ODE": {"sampler": "dpm_2m"},
     "guidance 3": {"guidance": 3.0},
+    "compiled": {"compile": True},
     **{f"flow map, {steps}": {"flow_steps": steps} for steps in (1, 2, 4)},
 }
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3}
