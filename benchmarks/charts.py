@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from gta_datasets.plots.comparison import colour_of
 from gta_datasets.plots.drawing import legend, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["distributions", "learning_curves"]
+__all__ = ["distributions", "draw_curves", "learning_curves"]
 
 COLUMNS = 3
 
@@ -31,22 +32,25 @@ def learning_curves(experiment: Experiment, algorithm: str, runs: Runs) -> Figur
     rows = -(-len(tasks) // columns)
     figure, panels = new_figure(columns=columns, rows=rows, height=0.6 + 2.4 * rows)
     for axes, task in zip(panels, tasks, strict=False):
-        for place, method in enumerate(experiment.methods):
-            lines = runs.get((algorithm, task.name, method.name), [])
-            updates = sorted({int(update) for line in lines for update in line["returns"]})
-            means = [[line["returns"][str(u)]["mean"] for line in lines if str(u) in line["returns"]] for u in updates]
-            centre, spread = np.array([np.mean(found) for found in means]), np.array([np.std(found) for found in means])
-            # Also without a line: the legend is that of the first panel.
-            axes.plot(updates, centre, color=colour_of(place), label=method.name, linewidth=1.6)
-            axes.fill_between(
-                updates, centre - spread, centre + spread, color=colour_of(place), alpha=0.15, linewidth=0
-            )
+        names = [method.name for method in experiment.methods]
+        draw_curves(axes, {name: runs.get((algorithm, task.name, name), []) for name in names})
         axes.set_title(task.name, fontsize=9)
-        axes.set(xlabel="updates", ylabel="return")
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
     legend(figure, panels[0])
     return figure
+
+
+def draw_curves(axes: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Mean return over the lines of a ledger by updates, for every name; the band is a standard deviation of them."""
+    for place, (name, lines) in enumerate(found.items()):
+        updates = sorted({int(update) for line in lines for update in line["returns"]})
+        means = [[line["returns"][str(u)]["mean"] for line in lines if str(u) in line["returns"]] for u in updates]
+        centre, spread = np.array([np.mean(found) for found in means]), np.array([np.std(found) for found in means])
+        # Also without a line: the legend is that of the first panel.
+        axes.plot(updates, centre, color=colour_of(place), label=name, linewidth=1.6)
+        axes.fill_between(updates, centre - spread, centre + spread, color=colour_of(place), alpha=0.15, linewidth=0)
+    axes.set(xlabel="updates", ylabel="return")
 
 
 def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure | None:

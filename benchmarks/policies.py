@@ -2,9 +2,11 @@
 
 python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant source --variant gta --variant qualified --seed 0
 python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant gta --seed 0 --algorithm iql --engine d3rlpy
+python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant source --variant gta --variant qualified --plot
 
 Every run adds one line to `results/policies.jsonl`; a run that is there already is not done again. Those that are
-missing are trained together by `benchmarks.vectorised`, or one after the other by d3rlpy.
+missing are trained together by `benchmarks.vectorised`, or one after the other by d3rlpy. `--plot` trains nothing and
+draws the runs of all seeds that have the settings.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ import torch
 import gta_datasets
 from benchmarks import record
 from benchmarks.adapters import import_d3rlpy
+from benchmarks.charts import draw_curves
 from benchmarks.vectorised import ALGORITHMS
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import read_table
 from benchmarks.vectorised.training import Scores, train_and_evaluate
 from gta_datasets.adapters import to_d3rlpy
+from gta_datasets.plots.drawing import legend, new_figure
 
 VARIANTS: dict[str, dict[str, Any] | None] = {"source": None, "gta": {}, "qualified": {"qualify": 0.03}}
 """What is added to the source: nothing, or what `augment` generates with these settings."""
@@ -63,12 +67,17 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--checkpoints", type=Path, help="a folder, so that an interrupted stack can go on")
+    parser.add_argument("--plot", action="store_true")
     arguments = parser.parse_args()
     ledger = record.RESULTS / LEDGER
-    done = [line["unit"] for line in record.read_lines(ledger)]
+    lines = record.read_lines(ledger)
+    done = [line["unit"] for line in lines]
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     if arguments.algorithm != "td3_bc":
         settings["algorithm"] = arguments.algorithm
+    if arguments.plot:
+        print(plot(lines, settings, arguments.variant))
+        return
     asked = [
         settings | {"variant": variant, "seed": seed} for variant in arguments.variant for seed in arguments.seed or [0]
     ]
@@ -80,6 +89,22 @@ def main() -> None:
         measured = {"unit": unit, "returns": scores, "seconds": round(seconds)}
         record.append_line(ledger, "benchmarks.policies", measured, packages=("d3rlpy",))
         print(json.dumps(measured), flush=True)
+
+
+def plot(lines: list[dict[str, Any]], settings: dict[str, Any], variants: list[str]) -> Path:
+    """Returns by updates; gives the file, `results/policies-<dataset>-<algorithm>.png`."""
+    figure, (axes,) = new_figure()
+    found = {name: [line for line in lines if _has(line["unit"], settings | {"variant": name})] for name in variants}
+    draw_curves(axes, {f"{name}, {len(runs)} runs": runs for name, runs in found.items()})
+    legend(figure, axes)
+    dataset, algorithm = settings["dataset"].replace("/", "-"), settings.get("algorithm", "td3_bc")
+    path = record.RESULTS / f"policies-{dataset}-{algorithm}.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _has(unit: dict[str, Any], settings: dict[str, Any]) -> bool:
+    return {name: value for name, value in unit.items() if name != "seed"} == settings
 
 
 Trained = Iterator[tuple[dict[str, Any], Scores, float]]

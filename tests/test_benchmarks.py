@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record, scaling, speed, stitching
 from benchmarks.behaviour import train
 from benchmarks.candidates import DiffusionTransformer, TemporalUNet
+from benchmarks.charts import draw_curves
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.errors import DatasetError
@@ -94,6 +96,17 @@ def test_a_policy_is_trained_once(results: Path, monkeypatch: pytest.MonkeyPatch
     lines = record.read_lines(results / "policies.jsonl")
     assert [line["unit"]["variant"] for line in lines] == ["source", "gta"]
     assert all(line["returns"].keys() == {"2", "4"} for line in lines)
+    drawn: dict[str, list[str]] = {}
+
+    def draw(axes: Any, found: dict[str, list[Any]]) -> None:
+        drawn.update({name: [line["unit"]["variant"] for line in runs] for name, runs in found.items()})
+        draw_curves(axes, found)
+
+    monkeypatch.setattr(policies, "draw_curves", draw)
+    monkeypatch.setattr(sys, "argv", ["policies", *arguments, "--variant", "source", "--plot"])
+    policies.main()
+    assert drawn == {"gta, 1 runs": ["gta"], "source, 1 runs": ["source"]}
+    assert (results / "policies-bench-cheetah-v0-td3_bc.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_filter_is_compared_with_the_simulator(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
