@@ -197,7 +197,9 @@ def generation(made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float]
     started = time.perf_counter(), time.process_time()
     made.generate()
     seconds = _since(started)
-    transitions = made.generated.total_steps
+    # All of them: the last shard holds more than was asked for.
+    shards = pipeline.shard_store.get_many(range(pipeline.plan.num_shards))
+    transitions = sum(len(shard["rewards"]) for shard in shards if shard is not None)
     flops = counter.get_total_flops() * pipeline.plan.num_shards
     quality = made.quality(sample=transitions, novelty_sample=2_048)
     scores = json.loads(quality.to_json())["generated"]
