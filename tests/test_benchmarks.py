@@ -176,7 +176,7 @@ def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkey
     arguments = ["samplers", "sim/halfcheetah/medium-v0", *only, "--only", "8 steps"]
     monkeypatch.setattr(sys, "argv", ["speed", *arguments])
     speed.main()
-    found = json.loads((results / "speed" / "samplers-sim-halfcheetah-medium-v0-smoke.json").read_text())
+    found = json.loads((results / "speed" / "samplers-sim-halfcheetah-medium-v0-smoke-horizon-7.json").read_text())
     of_four, of_eight = found["measured"]["default"], found["measured"]["8 steps"]
     assert of_four["transitions"] == of_eight["transitions"] >= 300
     # Four steps of which the last two are unguided, and eight of which the last four are.
@@ -190,11 +190,11 @@ def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkey
 def test_the_preset_gets_a_tenth_of_the_papers_time(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
     monkeypatch.setattr(speed, "seconds_per_step", lambda arguments: 0.5 if arguments.preset == "paper" else 0.01)
-    monkeypatch.setattr(speed, "PAPER", {**speed.PAPER, "sampler_steps": 8, "windows_per_shard": 16})
+    monkeypatch.setattr(speed, "PAPER", {**speed.PAPER, "sampler_steps": 8})
     sizes = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "50", "--minutes", "0.05"]
     monkeypatch.setattr(sys, "argv", ["speed", "training", "sim/halfcheetah/medium-v0", *sizes])
     speed.main()
-    found = json.loads((results / "speed" / "training-sim-halfcheetah-medium-v0-smoke.json").read_text())
+    found = json.loads((results / "speed" / "training-sim-halfcheetah-medium-v0-smoke-horizon-7.json").read_text())
     assert {name: part["training_steps"] for name, part in found["measured"].items()} == {"paper": 6, "smoke": 30}
 
 
@@ -205,7 +205,9 @@ def test_networks_are_trained_with_equal_work(results: Path, monkeypatch: pytest
     only = [part for name in names for part in ("--only", name)]
     monkeypatch.setattr(sys, "argv", ["speed", "networks", "sim/halfcheetah/medium-v0", *sizes, *only])
     speed.main()
-    found = json.loads((results / "speed" / "networks-sim-halfcheetah-medium-v0-smoke.json").read_text())["measured"]
+    found = json.loads((results / "speed" / "networks-sim-halfcheetah-medium-v0-smoke-horizon-7.json").read_text())[
+        "measured"
+    ]
     assert list(found) == names
     mixer, unet = found.values()
     assert mixer["training_gflop"] == unet["training_gflop"] > 0
