@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import minari
 import numpy as np
 import platformdirs
 import torch
 
-from gta_datasets.config import MethodConfig
+from gta_datasets.config import MethodConfig, StagedConfig
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
@@ -21,9 +21,19 @@ from gta_datasets.methods import METHODS
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
 
-__all__ = ["augment", "configuration", "default_cache_dir"]
+__all__ = [
+    "augment",
+    "configuration",
+    "configured",
+    "default_cache_dir",
+    "open_dataset",
+    "torch_device",
+    "whole_number",
+]
 
 CACHE_VARIABLE = "GTA_DATASETS_CACHE"
+
+Config = TypeVar("Config", bound=StagedConfig)
 
 
 def augment(
@@ -74,18 +84,18 @@ def augment(
         UnsupportedSpaceError: a space that cannot be turned into vectors.
         UntrustedDatasetError: `dataset` is an id of a folder that Minari must not open.
     """
-    config = configuration(method, preset, task, _device(device), overrides)
+    config = configuration(method, preset, task, torch_device(device), overrides)
     if num_transitions is not None:
-        num_transitions = _whole("num_transitions", num_transitions, 1, 2**63 - 1)
-    seed = _whole("seed", seed, 0, 2**32 - 1)
-    source = _open(dataset)
+        num_transitions = whole_number("num_transitions", num_transitions, 1, 2**63 - 1)
+    seed = whole_number("seed", seed, 0, 2**32 - 1)
+    source = open_dataset(dataset)
     SpaceCodec.of(source.observation_space, name="observation")
     SpaceCodec.of(source.action_space, name="action")
     pipeline = Pipeline(
         source,
         config,
         seed=seed,
-        device=_device(device),
+        device=torch_device(device),
         num_transitions=num_transitions,
         cache_root=Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir(),
         progress=progress,
@@ -93,7 +103,8 @@ def augment(
     return GTAAugmentedDataset(pipeline, include_source=include_source)
 
 
-def _open(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
+def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
+    """A dataset, or the one of an id, which is screened before Minari opens it; raises the errors of `augment`."""
     if isinstance(dataset, minari.MinariDataset):
         return dataset
     if not isinstance(dataset, str):
@@ -107,7 +118,8 @@ def _open(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
     return opened
 
 
-def _whole(name: str, value: object, lowest: int, highest: int) -> int:
+def whole_number(name: str, value: object, lowest: int, highest: int) -> int:
+    """`value` as an int; ConfigError unless it is a whole number in the range."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or not lowest <= value <= highest:
         raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number from {lowest} to {highest}")
     return int(value)
@@ -119,7 +131,8 @@ def default_cache_dir() -> Path:
     return Path(folder).expanduser().absolute()
 
 
-def _device(device: str) -> str:
+def torch_device(device: str) -> str:
+    """The device that "auto" stands for, or the one named; ConfigError if there is none."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -141,16 +154,25 @@ def configuration(
         return method
     if method not in METHODS:
         raise ConfigError(f"method={method!r} is not known; choose {_choices(METHODS)} or give a configuration")
+    if task is not None and task not in TASKS:
+        raise ConfigError(f"task={task!r} is not known; choose one of {_choices(TASKS)}, or None")
+    return configured(METHODS[method](), preset, device, TASKS[task] if task else {}, overrides)
+
+
+def configured(
+    config: Config, preset: str, device: str, settings: Mapping[str, object], overrides: Mapping[str, object]
+) -> Config:
+    """`config` with what it knows of a preset and of further settings, and with every one of the overrides.
+
+    Raises:
+        ConfigError: an unknown preset or override, or a value out of range.
+    """
     if preset == "auto":
         preset = "fast" if device.startswith("cuda") else "cpu"
     if preset not in PRESETS:
         raise ConfigError(f"preset={preset!r} is not known; choose one of {_choices(('auto', *PRESETS))}")
-    if task is not None and task not in TASKS:
-        raise ConfigError(f"task={task!r} is not known; choose one of {_choices(TASKS)}, or None")
-    config = METHODS[method]()
     # Of a preset, a method takes what it knows: a method without a network has no use for its width.
-    of_method = METHOD_PRESETS.get(method, {}).get(preset, {})
-    named = {**PRESETS[preset], **of_method, **(TASKS[task] if task else {})}
+    named = {**PRESETS[preset], **METHOD_PRESETS.get(config.method, {}).get(preset, {}), **settings}
     known = {name: value for name, value in named.items() if name in config.keywords()}
     return config.replace(**known).replace(**overrides)
 

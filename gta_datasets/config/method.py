@@ -1,4 +1,4 @@
-"""A method's whole configuration: a field per stage, JSON both ways."""
+"""A whole configuration: a field per stage, JSON both ways."""
 
 from __future__ import annotations
 
@@ -12,22 +12,14 @@ from gta_datasets.config.fields import require_choice
 from gta_datasets.config.models import DynamicsConfig, QualificationConfig
 from gta_datasets.errors import ConfigError
 
-__all__ = ["MethodConfig"]
+__all__ = ["MethodConfig", "StagedConfig"]
 
 
 @dataclass(frozen=True)
-class MethodConfig(ABC):
-    """Everything one method can be told: a field per stage, each stage a dataclass. Names of fields are unique."""
+class StagedConfig:
+    """A field per stage, each stage a dataclass. Names of fields are unique."""
 
     method: ClassVar[str]
-
-    qualification: QualificationConfig = QualificationConfig()
-    dynamics: DynamicsConfig = DynamicsConfig()
-
-    @property
-    @abstractmethod
-    def invalid(self) -> Literal["error", "drop"]:
-        """What happens to episodes that cannot be used."""
 
     @classmethod
     def stages(cls) -> dict[str, type[Any]]:
@@ -77,3 +69,16 @@ class MethodConfig(ABC):
         """The fields that affect what is generated, of some stages (default: all), JSON-compatible."""
         chosen = stages or tuple(f.name for f in dataclasses.fields(self))
         return {stage: getattr(self, stage).data_fields() for stage in chosen}
+
+
+@dataclass(frozen=True)
+class MethodConfig(StagedConfig, ABC):
+    """Everything one method of augmentation can be told."""
+
+    qualification: QualificationConfig = QualificationConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
+
+    @property
+    @abstractmethod
+    def invalid(self) -> Literal["error", "drop"]:
+        """What happens to episodes that cannot be used."""

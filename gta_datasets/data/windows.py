@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.errors import DatasetError
 
-__all__ = ["WindowIndex", "Windows", "cut"]
+__all__ = ["WindowIndex", "Windows", "cut", "starting_at"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,13 @@ class WindowIndex:
         episode = np.searchsorted(self.first, numbers, side="right") - 1
         start = numbers - self.first[episode]
         return Windows(episode, start, np.minimum(self.lengths[episode], self.horizon))
+
+
+def starting_at(episodes: Episodes, transitions: NDArray[np.integer], horizon: int) -> Windows:
+    """The windows that begin with the given transitions (B,): `horizon` long, or up to the end of the episode."""
+    episode = np.searchsorted(episodes.offsets, transitions, side="right") - 1
+    left = episodes.offsets[episode + 1] - transitions
+    return Windows(episode, transitions - episodes.offsets[episode], np.minimum(left, horizon))
 
 
 def cut(episodes: Episodes, windows: Windows) -> Episodes:

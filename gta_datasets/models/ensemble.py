@@ -98,18 +98,34 @@ class LearnedModel(ABC):
         self._fitted = load_or_train(folder, self._new_ensemble, self._loss, config, progress=progress)
         return self._fitted.digest
 
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The trained weights, by name."""
+        return self._trained.module.state_dict()
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over trained weights in the place of `fit`; RuntimeError or KeyError if they are of another model."""
+        ensemble = self._new_ensemble()
+        ensemble.load_state_dict(dict(weights))
+        self._fitted = Fitted(ensemble.eval().requires_grad_(False), [], "")
+
+    @property
+    def _trained(self) -> Fitted[_Ensemble]:
+        if self._fitted is None:
+            raise RuntimeError("fit() must be called before a prediction")
+        return self._fitted
+
     def _predicted(
         self, observations: FloatArray, actions: FloatArray, following: FloatArray
     ) -> Iterator[tuple[slice, NDArray[np.float32], Steps]]:
         """Predictions (n, outputs) for some transitions, part by part, with the parts themselves."""
-        if self._fitted is None:
-            raise RuntimeError("fit() must be called before a prediction")
+        ensemble = self._trained.module
         rewards = np.zeros(len(observations), np.float32)
         for part in chunks(len(observations), CHUNK):
             steps = self._steps(observations[part], actions[part], rewards[part], following[part])
             inputs = torch.from_numpy(self._inputs(steps)).to(self._device)
             with torch.no_grad():
-                predicted = self._fitted.module(inputs[None]).mean(dim=0)
+                predicted = ensemble(inputs[None]).mean(dim=0)
             yield part, predicted.cpu().numpy(), steps
 
     def _steps(

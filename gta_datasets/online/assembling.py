@@ -1,0 +1,100 @@
+"""From generated rows to transitions: in the dataset's units, inside its spaces, up to the end, without loops."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gta_datasets.data.bank import Columns
+from gta_datasets.data.episodes import Episodes, FloatArray
+from gta_datasets.data.reading import Source
+from gta_datasets.methods.assemble import valid_episodes
+from gta_datasets.online.pruning import prune
+
+__all__ = ["Assembly", "Imagined"]
+
+
+class Imagined(NamedTuple):
+    """Generated transitions, in the dataset's units and flat form."""
+
+    observations: FloatArray  # (n, obs_dim)
+    actions: FloatArray  # (n, act_dim)
+    rewards: FloatArray  # (n,)
+    next_observations: FloatArray  # (n, obs_dim)
+    terminated: NDArray[np.bool_]  # (n,)
+
+
+class Assembly:
+    """What rows of one source dataset's models stand for.
+
+    Args:
+        source: the dataset's arrays.
+        columns: its columns.
+        loop_tolerance: distance below which two states count as one, in usual steps of the source; 0 prunes nothing.
+    """
+
+    def __init__(self, source: Source, columns: Columns, loop_tolerance: float) -> None:
+        self._source, self._columns, self._loop_tolerance = source, columns, loop_tolerance
+
+    def episodes(
+        self,
+        rows: NDArray[np.float32],
+        observations: FloatArray,
+        lengths: NDArray[np.int64],
+        ended: NDArray[np.bool_],
+    ) -> Episodes:
+        """The first `lengths` (B,) transitions of generated rows as episodes that begin in `observations`."""
+        columns, step = self._columns, np.arange(rows.shape[1])
+        observed, acted = step <= lengths[:, None], step < lengths[:, None]
+        split = columns.num_observed + columns.num_actions
+        states = np.repeat(observations, lengths + 1, axis=0).astype(np.float64)
+        moving = ~columns.static
+        states[:, moving] = columns.observation.select(moving).inverse(rows[observed][:, : columns.num_observed])
+        firsts = np.cumsum(lengths + 1) - (lengths + 1)
+        states[firsts] = observations  # normalising and back costs digits
+        return valid_episodes(
+            self._source,
+            observations=states,
+            actions=columns.action.inverse(rows[acted][:, columns.num_observed : split]),
+            rewards=columns.reward.inverse(rows[acted][:, split:])[:, 0],
+            terminated=ended,
+            lengths=lengths,
+            remedy="train longer, or adapt less (adapt_learning_rate, adapt_steps)",
+        )
+
+    def transitions(self, episodes: Episodes, steps: NDArray[np.float64]) -> Imagined:
+        """The transitions of episodes of which `steps` (B,) are wanted; the one that ends the task always stays."""
+        tolerance = self._loop_tolerance * self._usual_step
+        states = self._states(episodes.observations)
+        kept = []
+        for number, (begin, end) in enumerate(zip(episodes.offsets[:-1], episodes.offsets[1:], strict=True)):
+            body = end - begin - int(episodes.terminations[end - 1])
+            wanted = max(1, round(float(steps[number])) - int(episodes.terminations[end - 1]))
+            pruned = np.arange(body)
+            if tolerance > 0 and body > wanted:
+                pruned = prune(states[begin + number : begin + number + body + 1], wanted, tolerance)
+            kept.append(begin + np.append(pruned, np.arange(body, end - begin)))
+        places = np.concatenate(kept)
+        rows = episodes.transition_rows[places]
+        return Imagined(
+            episodes.observations[rows],
+            episodes.actions[places],
+            episodes.rewards[places],
+            episodes.observations[rows + 1],
+            episodes.terminations[places],
+        )
+
+    def _states(self, observations: FloatArray) -> NDArray[np.float32]:
+        """What varies within episodes, normalised, (n, S)."""
+        moving = ~self._columns.static
+        return self._columns.observation.select(moving).forward(observations[:, moving])
+
+    @cached_property
+    def _usual_step(self) -> float:
+        """Median distance between a normalised state and the next one, in the source."""
+        episodes = self._source.episodes
+        states, rows = self._states(episodes.observations), episodes.transition_rows
+        return float(np.median(np.linalg.norm(states[rows + 1] - states[rows], axis=1)))

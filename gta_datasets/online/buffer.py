@@ -1,0 +1,265 @@
+"""A replay buffer of Stable-Baselines3 that fills itself with generated trajectories while an agent learns."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium
+import minari
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gta_datasets.augment import configured, default_cache_dir, torch_device, whole_number
+from gta_datasets.config import ATraDiffConfig
+from gta_datasets.errors import ConfigError, requires_extra
+from gta_datasets.online.callback import ATraDiffCallback
+from gta_datasets.online.opening import Opened, open_all
+from gta_datasets.online.ratio import left_missing, per_step, trajectories
+from gta_datasets.online.recorded import Recorded
+from gta_datasets.online.saving import read_saved, write_saved
+from gta_datasets.online.state import Costs, State
+from gta_datasets.online.subset import important, surviving
+from gta_datasets.seeding import numpy_generator
+from gta_datasets.shelf import Shelf
+
+with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
+    from stable_baselines3.common.buffers import ReplayBuffer
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+__all__ = ["ATraDiffReplayBuffer"]
+
+Importance = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
+"""Importance (n,) of the recorded transitions in the given rows (n,) of the buffer."""
+
+
+class ATraDiffReplayBuffer(ReplayBuffer):
+    """Recorded transitions, and generated ones beside them (ATraDiff, arXiv 2406.04323).
+
+    Make it with `from_dataset` and give `callback()` to `learn()`. Stable-Baselines3's own arrays, `pos`, `full` and
+    `size()` are those of the recorded part; `synthetic` is the generated part, a buffer of its own. For every recorded
+    transition a trajectory of `L` transitions from its state is generated with probability rho / ((1 - rho) L); of
+    every batch the share rho is generated, exactly over time, once there are any. All draws come from `seed`.
+
+    Args:
+        opened: the dataset and what generates from it.
+        buffer_size: room for recorded transitions; when it is full the oldest of these make way. The generated part has
+            rho / (1 - rho) times as much.
+        device: where batches go.
+    """
+
+    def __init__(self, opened: Opened, buffer_size: int, device: torch.device | str) -> None:
+        layout, self.config, self.opened = opened.layout, opened.config, opened
+        super().__init__(buffer_size, layout.observation_space, layout.action_space, device)
+        room = max(1, math.ceil(buffer_size * per_step(self.config.imagination.rho)))
+        self.synthetic = ReplayBuffer(room, layout.observation_space, layout.action_space, device)
+        self.costs, self.state = Costs(), State()
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: minari.MinariDataset | str,
+        env: gymnasium.Env[Any, Any] | VecEnv,
+        *,
+        rho: float = 0.5,
+        preset: str = "auto",
+        seed: int = 0,
+        buffer_size: int = 1_000_000,
+        device: str = "auto",
+        cache_dir: str | Path | None = None,
+        progress: bool = True,
+        **overrides: object,
+    ) -> ATraDiffReplayBuffer:
+        """An empty buffer whose models have learned from a dataset; they are trained now unless the cache has them.
+
+        Args:
+            dataset: a Minari dataset, never modified, or the id of one.
+            env: where the agent will learn, for its spaces.
+            rho: share of generated transitions, in [0, 1).
+            preset: "paper", "fast", "cpu", "demo", "smoke" or "auto", as for `gta_datasets.augment`.
+            seed: of training, generation and batches.
+            buffer_size: room for recorded transitions.
+            device: a torch device, or "auto" for a GPU if there is one.
+            cache_dir: folder of the cache, as for `gta_datasets.augment`.
+            progress: show bars while training.
+            **overrides: any field of `ATraDiffConfig` by its name, such as `lengths=(5, 15)`, `loop_tolerance=0.0` (no
+                pruning) or `adapt_every=0` (no adaptation).
+
+        Raises:
+            ConfigError: an unknown keyword, a value out of range, spaces of `env` other than the dataset's or not Box,
+                more than one environment, or trajectories longer than every episode.
+            UnsupportedSpaceError: images, or another space without a float form.
+            DatasetError: there is no such dataset, or it breaks Minari's contract.
+            CacheError: the cache cannot be read or written.
+        """
+        device = torch_device(device)
+        config = configured(ATraDiffConfig(), preset, device, {}, {"rho": rho, **overrides})
+        seed = whole_number("seed", seed, 0, 2**32 - 1)
+        buffer_size = whole_number("buffer_size", buffer_size, 1, 2**48)
+        opened = open_all(dataset, env, config, seed=seed, device=device)
+        root = Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir()
+        description = {"dataset": opened.dataset.id, "method": config.method, "config": config.to_dict(), "seed": seed}
+        opened.diffuser.fit(Shelf(root, device, description, progress))
+        return cls(opened, buffer_size, device)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        dataset: minari.MinariDataset | str,
+        env: gymnasium.Env[Any, Any] | VecEnv,
+        *,
+        device: str = "auto",
+    ) -> ATraDiffReplayBuffer:
+        """The buffer that `save` left in a file, with all its weights; nothing is trained and no code is run.
+
+        Args:
+            path: the file.
+            dataset: the dataset that the buffer was made from.
+            env: where the agent goes on.
+            device: a torch device, or "auto" for a GPU if there is one.
+
+        Raises:
+            CacheError: there is no file, or it is damaged, no buffer, or of another version.
+            DatasetError: it was made from other data.
+            ConfigError: spaces of `env` other than the dataset's, or more than one environment.
+        """
+        saved = read_saved(Path(path), dataset, env, device=torch_device(device))
+        buffer = cls(saved.opened, saved.buffer_size, torch_device(device))
+        buffer.state = saved.state
+        saved.fill(buffer, buffer.synthetic)
+        return buffer
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but the dataset to a file, from which `load` goes on as if nothing had happened.
+
+        Raises:
+            CacheError: the file cannot be written.
+        """
+        write_saved(Path(path), self.opened, self.state, self, self.synthetic)
+
+    def callback(self) -> ATraDiffCallback:
+        """What makes a model learn from this buffer: `model.learn(steps, callback=buffer.callback())`."""
+        return ATraDiffCallback(self)
+
+    def reset(self) -> None:
+        """Forget all transitions, recorded and generated; what the models learned stays."""
+        super().reset()
+        self.synthetic.reset()
+        self.state = State()
+
+    def add(
+        self,
+        obs: NDArray[Any],
+        next_obs: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        done: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Record a transition, and generate from its state if it is its turn."""
+        super().add(obs, next_obs, action, reward, done, infos)
+        started = time.perf_counter()
+        self._follow(obs)
+        self.state.added += 1
+        self.costs.generation += time.perf_counter() - started
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        generator = numpy_generator(self.opened.seed, "sample", self.state.batches)
+        self.state.batches += 1
+        generated = self._num_generated(batch_size)
+        rows = generator.integers(self.size(), size=batch_size - generated)
+        recorded = self._get_samples(rows, env)
+        if generated == 0:
+            return recorded
+        other = self.synthetic._get_samples(generator.integers(self.synthetic.size(), size=generated), env)
+        # Of one step each, neither has a discount.
+        return ReplayBufferSamples(*(torch.cat([mine, its]) for mine, its in zip(recorded[:5], other[:5], strict=True)))
+
+    @property
+    def is_adaptation_due(self) -> bool:
+        every = self.config.adaptation.adapt_every
+        return 0 < every <= self.state.added - self.state.adapted_at
+
+    def adapt(self, importance: Importance | None = None) -> float:
+        """Let the models learn from recorded windows; the callback calls it when it is due.
+
+        Args:
+            importance: how much is to be learned from the transitions that windows begin with; None for the sum of the
+                rewards of a window.
+
+        Returns:
+            The mean loss.
+
+        Raises:
+            ConfigError: nothing has been recorded.
+            DivergenceError: training diverged.
+        """
+        if self.size() == 0:
+            raise ConfigError("there is nothing to adapt to: no transition has been recorded; call learn() first")
+        started, adaptation = time.perf_counter(), self.config.adaptation
+        recorded = Recorded(self, self.state.added, self.opened.source)
+        generator = numpy_generator(self.opened.seed, "subset", self.state.adaptations)
+        old = surviving(self.state.subset, adaptation.drop_share, recorded.oldest, generator)
+        pool = np.concatenate([old, np.arange(max(self.state.adapted_at, recorded.oldest), self.state.added)])
+        longest = self.config.trajectories.lengths[-1]
+        scores = recorded.rewards(pool, longest) if importance is None else importance(pool % self.buffer_size)
+        self.state.subset = pool[important(scores, adaptation.subset_size, generator)]
+        loss = self.opened.diffuser.adapt(
+            lambda length: recorded.windows(self.state.subset, length), self.state.adaptations
+        )
+        self.state.adaptations, self.state.adapted_at = self.state.adaptations + 1, self.state.added
+        self.costs.adaptation += time.perf_counter() - started
+        return loss
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise ConfigError(
+            "an ATraDiffReplayBuffer is not pickled (model.save_replay_buffer, copy.deepcopy): use buffer.save(path) "
+            "beside model.save(path), and ATraDiffReplayBuffer.load(path, dataset, env)"
+        )
+
+    def _num_generated(self, batch_size: int) -> int:
+        """How many transitions of the next batch are generated."""
+        if self.synthetic.size() == 0:
+            return 0
+        self.state.owed += self.config.imagination.rho * batch_size
+        generated = min(math.floor(self.state.owed + 1e-6), batch_size)  # sums of shares fall short by rounding errors
+        self.state.owed -= generated
+        return generated
+
+    def _follow(self, obs: NDArray[Any]) -> None:
+        """Note the current state as often as trajectories are to begin in it, and generate when enough are noted."""
+        diffuser, state, rho = self.opened.diffuser, self.state, self.config.imagination.rho
+        chance = numpy_generator(self.opened.seed, "generate", state.added).random()
+        # Most states need no estimate: not even the shortest trajectory would begin there.
+        if trajectories(rho, state.missing, diffuser.announced(1.0), chance):
+            current = self.opened.source.observation_codec.flatten(obs)
+            steps = diffuser.estimate(current)
+            count = trajectories(rho, state.missing, diffuser.announced(float(steps[0])), chance)
+            state.wait(np.repeat(current, count, axis=0), np.repeat(steps, count))
+        state.missing = left_missing(state.missing)
+        if len(state.waiting) >= self.config.imagination.starts_per_batch:
+            self._imagine()
+
+    def _imagine(self) -> None:
+        """Generate from the states that wait."""
+        diffuser, layout, state = self.opened.diffuser, self.opened.layout, self.state
+        made = diffuser.imagine(state.waiting, state.waiting_steps, state.imaginations)
+        announced = sum(map(diffuser.announced, state.waiting_steps.tolist()))
+        state.missing += announced - len(made.rewards)
+        state.imaginations += 1
+        state.waiting, state.waiting_steps = state.waiting[:0], state.waiting_steps[:0]
+        observations, following = (
+            np.asarray(layout.observations(flat)) for flat in (made.observations, made.next_observations)
+        )
+        actions = layout.actions(made.actions)
+        for row in range(len(made.rewards)):
+            one = slice(row, row + 1)
+            self.synthetic.add(
+                observations[one], following[one], actions[one], made.rewards[one], made.terminated[one], [{}]
+            )

@@ -1,0 +1,85 @@
+"""What an agent recorded, as windows that a model can learn from; spaces are those of `opening`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.reading import Source
+from gta_datasets.errors import requires_extra
+
+with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+__all__ = ["Recorded", "unscaled"]
+
+
+def unscaled(actions: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
+    """Actions between -1 and 1, as Stable-Baselines3 keeps them, in the space's own units."""
+    return space.low + 0.5 * (actions + 1.0) * (space.high - space.low)
+
+
+class Recorded:
+    """The transitions in a replay buffer of one environment, by their numbers: 0 was added first.
+
+    A window ends where its episode does, or where the environment was reset without the buffer being told.
+
+    Args:
+        buffer: the replay buffer; it must not change while this is used.
+        added: transitions that were ever added to it.
+        source: a dataset with the environment's spaces.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, added: int, source: Source) -> None:
+        self._buffer, self._source = buffer, source
+        self.oldest = added - buffer.size()
+        rows = np.arange(self.oldest, added) % buffer.buffer_size
+        ends = buffer.dones[rows, 0].astype(np.bool_)
+        states = buffer.observations[rows, 0].reshape(len(rows), -1)
+        following = buffer.next_observations[rows, 0].reshape(len(rows), -1)
+        ends[:-1] |= (following[:-1] != states[1:]).any(axis=1)
+        ends[-1:] = True
+        self._stops = self.oldest + np.flatnonzero(ends) + 1
+
+    def lengths(self, numbers: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:
+        """Transitions of the windows that begin with the given ones, at most `horizon`, (B,)."""
+        stops = self._stops[np.searchsorted(self._stops, numbers, side="right")]
+        return np.asarray(np.minimum(stops - numbers, horizon))
+
+    def windows(self, numbers: NDArray[np.int64], horizon: int) -> Episodes:
+        """The windows as episodes, in the units of the source."""
+        lengths, buffer = self.lengths(numbers, horizon), self._buffer
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        rows = (np.repeat(numbers, lengths) + within) % buffer.buffer_size
+        last = offsets[1:] - 1
+        observations = np.insert(
+            buffer.observations[rows, 0], last + 1, buffer.next_observations[rows[last], 0], axis=0
+        )
+        terminations, truncations = np.zeros((2, len(rows)), np.bool_)
+        ended = rows[last]
+        terminations[last] = (buffer.dones[ended, 0] * (1 - buffer.timeouts[ended, 0])).astype(np.bool_)
+        truncations[last] = ~terminations[last]
+        space = cast(spaces.Box, self._source.action_codec.space)
+        return Episodes(
+            observations=self._source.observation_codec.flatten(observations),
+            actions=self._source.action_codec.flatten(
+                unscaled(buffer.actions[rows, 0].reshape(len(rows), *space.shape), space)
+            ),
+            rewards=buffer.rewards[rows, 0],
+            terminations=terminations,
+            truncations=truncations,
+            offsets=offsets,
+        )
+
+    def rewards(self, numbers: NDArray[np.int64], horizon: int) -> NDArray[np.float64]:
+        """Sum of the rewards of every window, (B,)."""
+        count = len(self._buffer.rewards) if self._buffer.full else self._buffer.pos
+        rows = np.arange(self.oldest, self.oldest + count) % self._buffer.buffer_size
+        sums = np.concatenate([[0.0], np.cumsum(self._buffer.rewards[rows, 0], dtype=np.float64)])
+        places = numbers - self.oldest
+        return np.asarray(sums[places + self.lengths(numbers, horizon)] - sums[places])

@@ -1,0 +1,116 @@
+"""Buffers in files: one safetensors file with transitions, weights and a JSON record; reading it runs no code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import torch
+
+from gta_datasets.config import ATraDiffConfig
+from gta_datasets.errors import CacheError, DatasetError, requires_extra
+from gta_datasets.online.opening import Opened, open_all
+from gta_datasets.online.state import State
+from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
+    from stable_baselines3.common.buffers import ReplayBuffer
+    from stable_baselines3.common.vec_env import VecEnv
+
+__all__ = ["Saved", "read_saved", "write_saved"]
+
+KIND, VERSION = "ATraDiffReplayBuffer", 1
+"""The version is raised whenever a file of the one before would be read wrongly."""
+
+STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")  # SB3's own arrays
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a file holds."""
+
+    opened: Opened
+    buffer_size: int
+    state: State
+    contents: Checkpoint
+
+    def fill(self, recorded: ReplayBuffer, generated: ReplayBuffer) -> None:
+        """Put the transitions into two empty buffers of the right sizes."""
+        for buffer, name in ((recorded, "recorded"), (generated, "generated")):
+            pos, full = self.contents.record["places"][name]
+            buffer.pos, buffer.full = int(pos), bool(full)
+            arrays = self.contents.under(name)
+            for each in STORED:
+                getattr(buffer, each)[: buffer.size()] = arrays[each].numpy()
+
+
+def write_saved(path: Path, opened: Opened, state: State, recorded: ReplayBuffer, generated: ReplayBuffer) -> None:
+    """Write a buffer; a crash at any moment leaves the old file or the new one.
+
+    Args:
+        path: the file.
+        opened: what the buffer was made of.
+        state: where it stands.
+        recorded: its recorded transitions.
+        generated: its generated ones.
+
+    Raises:
+        CacheError: the file cannot be written.
+    """
+    numbers, arrays = state.split()
+    parts = {"recorded": recorded, "generated": generated}
+    tensors = {f"state.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+    for part, buffer in parts.items():
+        tensors |= {f"{part}.{name}": torch.from_numpy(getattr(buffer, name)[: buffer.size()]) for name in STORED}
+    tensors |= {f"weights.{name}": value for name, value in opened.diffuser.weights.items()}
+    record = {
+        "kind": KIND,
+        "version": VERSION,
+        "source": opened.source_key,
+        "config": opened.config.to_dict(),
+        "seed": opened.seed,
+        "buffer_size": recorded.buffer_size,
+        "places": {part: [buffer.pos, int(buffer.full)] for part, buffer in parts.items()},
+        "in_use": sorted(opened.diffuser.in_use),
+        "state": numbers,
+    }
+    save_checkpoint(path, Checkpoint(tensors, record))
+
+
+def read_saved(
+    path: Path, dataset: minari.MinariDataset | str, env: gymnasium.Env[Any, Any] | VecEnv, *, device: str
+) -> Saved:
+    """What `write_saved` left in a file; arguments and errors as of `ATraDiffReplayBuffer.load`."""
+    found = load_checkpoint(path)
+    if found is None:
+        raise CacheError(f"there is no file {path}; buffer.save(path) writes one")
+    record = found.record
+    _check_kind(path, record)
+    try:
+        config = ATraDiffConfig.from_dict(record["config"])
+        opened = open_all(dataset, env, config, seed=int(record["seed"]), device=device)
+        if opened.source_key != record["source"]:
+            raise DatasetError(
+                f"{path} was made from other data than dataset {opened.dataset.id!r} has now; give the dataset it was "
+                "made from"
+            )
+        opened.diffuser.restore(found.under("weights"))
+        opened.diffuser.in_use = set(map(int, record["in_use"]))
+        arrays = {name: value.numpy() for name, value in found.under("state").items()}
+        return Saved(opened, int(record["buffer_size"]), State.joined(record["state"], arrays), found)
+    except (KeyError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CacheError(f"{path} does not hold what a {KIND} needs ({reason}); save it again") from error
+
+
+def _check_kind(path: Path, record: dict[str, Any]) -> None:
+    if record.get("kind") != KIND:
+        raise CacheError(f"{path} holds no {KIND}; give the file that buffer.save(path) wrote")
+    if record.get("version") != VERSION:
+        raise CacheError(
+            f"{path} was saved in version {record.get('version')} of its format, and this library reads version "
+            f"{VERSION}; load it with the version of gta-datasets that saved it"
+        )

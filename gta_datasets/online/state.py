@@ -1,0 +1,58 @@
+"""Where a buffer stands: what changes while an agent learns, besides transitions and weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gta_datasets.data.episodes import FloatArray
+
+__all__ = ["Costs", "State"]
+
+
+@dataclass
+class Costs:
+    """Seconds spent so far."""
+
+    generation: float = 0.0
+    adaptation: float = 0.0
+
+
+@dataclass
+class State:
+    """Counters, and what is noted for later."""
+
+    added: int = 0  # transitions that were ever recorded
+    batches: int = 0  # that were drawn
+    imaginations: int = 0  # how often trajectories were generated
+    adaptations: int = 0
+    adapted_at: int = 0  # what `added` was at the last adaptation
+    owed: float = 0.0  # generated transitions that batches fell short of
+    missing: float = 0.0  # transitions that trajectories fell short of
+    subset: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """First transitions of the recorded windows that the models learn from, by their numbers."""
+    waiting: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+    """Flat states that trajectories are to begin in, (n, obs_dim)."""
+    waiting_steps: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """How many transitions are left from these, (n,)."""
+
+    def wait(self, states: FloatArray, steps: NDArray[np.float64]) -> None:
+        """Note states (n, obs_dim) to begin in, with the transitions (n,) that are left from there."""
+        self.waiting = np.concatenate([self.waiting, states]) if len(self.waiting) else states
+        self.waiting_steps = np.concatenate([self.waiting_steps, steps])
+
+    def split(self) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
+        """Numbers and arrays, by name."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        return {name: value for name, value in values.items() if name not in arrays}, arrays
+
+    @classmethod
+    def joined(cls, numbers: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]) -> State:
+        """The inverse of `split`; TypeError for names that are not known."""
+        return cls(**numbers, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,230 @@
+"""A diffusion model of trajectories of one length that begin in a given state.
+
+The state enters beside every row of the noisy window and stays as it is (inpainting). The model of the offline data is
+kept as it is; a copy of it follows the environment.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gta_datasets.config import ATraDiffConfig, TrainingConfig
+from gta_datasets.data.bank import Columns, WindowBank
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.reading import Source
+from gta_datasets.data.windows import Windows, starting_at
+from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
+from gta_datasets.diffusion.inpainting import inpainted
+from gta_datasets.diffusion.samplers import SIGMA_MAX
+from gta_datasets.methods.sampling import Numbers, solve
+from gta_datasets.networks import build_network
+from gta_datasets.networks.precision import autocast
+from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
+from gta_datasets.training.loop import train
+
+__all__ = ["TrajectoryModel"]
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same configuration would give other weights."""
+
+
+class TrajectoryModel:
+    """A model of trajectories of `length` transitions, of one source dataset.
+
+    Args:
+        source: the dataset's arrays.
+        columns: its columns.
+        config: network, training and sampling.
+        length: transitions of a trajectory.
+        seed: of weights and batches.
+        device: where the network runs.
+    """
+
+    def __init__(
+        self, source: Source, columns: Columns, config: ATraDiffConfig, length: int, *, seed: int, device: torch.device
+    ) -> None:
+        self._source, self._columns, self._config, self._length = source, columns, config, length
+        self._seed, self._device = seed, device
+        self._offline: EDMDenoiser | None = None
+        self._adapted: EDMDenoiser | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that determines the offline weights, for the cache key."""
+        return {
+            "model": "trajectories",
+            "version": ALGORITHM_VERSION,
+            "seed": self._seed,
+            "length": self._length,
+            "source": self._source.episodes.arrays(),
+            "config": self._config.data_fields("network", "training"),
+        }
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether there is a copy that differs from the offline model."""
+        return self._adapted is not None
+
+    def is_fitted(self, folder: Path) -> bool:
+        """Whether `fit` would only load."""
+        return is_fitted(folder)
+
+    def fit(self, folder: Path, *, progress: bool) -> str:
+        """Load the offline weights from `folder`, or train them and leave them there; returns a digest of them."""
+        fitted: Fitted[EDMDenoiser] = load_or_train(
+            folder, self._new_denoiser, self._offline_loss, self._config.training, progress=progress
+        )
+        self._offline = fitted.module
+        return fitted.digest
+
+    def adapt(self, windows: Episodes, config: TrainingConfig, number: int) -> float:
+        """Train the copy on recorded windows, each of at most `length` transitions.
+
+        Args:
+            windows: an episode for every window.
+            config: the training.
+            number: of the adaptation; random numbers depend on it.
+
+        Returns:
+            The mean loss.
+
+        Raises:
+            DivergenceError: training diverged; the copy is as before.
+        """
+        module = copy.deepcopy(self._trained if self._adapted is None else self._adapted).train().requires_grad_(True)
+        starts = windows.offsets[:-1]
+
+        def draw(step: int) -> Windows:
+            generator = numpy_generator(self._seed, f"adapt {self._length}/{number}", step)
+            return starting_at(windows, generator.choice(starts, config.train_batch_size), self._length)
+
+        loss = self._loss(module, windows, draw, f"adapt noise {self._length}/{number}", config)
+        with tempfile.TemporaryDirectory() as folder:  # the loop could be resumed, but this is too short to be worth it
+            result = train(module, loss, config, checkpoint=Path(folder) / "adaptation", run_id="adaptation")
+        self._adapted = self._frozen(result.weights)
+        return float(np.mean(result.losses))
+
+    def generate(
+        self, states: NDArray[np.float32], context: NDArray[np.float32], noise: Numbers, *, offline: bool
+    ) -> NDArray[np.float32]:
+        """Trajectories that begin in some states.
+
+        Args:
+            states: normalised first states, (B, S).
+            context: normalised columns that are constant within an episode, (B, C).
+            noise: random numbers, (B, length + 1, F).
+            offline: by the offline model instead of the copy that follows the environment.
+
+        Returns:
+            Normalised rows of `[observation | action | reward]`, (B, length + 1, F); padding is 0.
+        """
+        first, constant = (torch.from_numpy(values).to(self._device) for values in (states, context))
+        size = first.shape[1]
+        rows = torch.zeros((len(first), self._length + 1, self._columns.num_generated), device=self._device)
+        rows[:, 0, :size] = first
+        known = torch.zeros_like(rows[:1], dtype=torch.bool)
+        known[:, 0, :size] = True
+        mask = torch.ones_like(rows)
+        mask[:, -1, size:] = 0  # no action follows the last state
+        condition = _condition(first, constant, mask)
+        denoiser = self._trained if offline or self._adapted is None else self._adapted
+        imagination = self._config.imagination
+        with autocast(self._config.network.precision, self._device):
+            made = solve(
+                inpainted(denoiser, known, rows),
+                rows + SIGMA_MAX * noise("start", 0) * mask,
+                condition,
+                imagination,
+                sigma=SIGMA_MAX,
+                end=imagination.sigma_end,
+                noise=noise,
+            )
+        return made.cpu().numpy()
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the offline model and of the copy, by name."""
+        named = {"offline": self._trained, **({"adapted": self._adapted} if self._adapted is not None else {})}
+        return {f"{kind}.{name}": value for kind, m in named.items() for name, value in m.state_dict().items()}
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over `weights` in the place of `fit`; RuntimeError if they are of another model."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in weights.items():
+            kind, _, rest = name.partition(".")
+            parts.setdefault(kind, {})[rest] = value
+        self._offline = self._frozen(parts.get("offline", {}))
+        self._adapted = self._frozen(parts["adapted"]) if "adapted" in parts else None
+
+    @property
+    def _trained(self) -> EDMDenoiser:
+        if self._offline is None:
+            raise RuntimeError("fit() must be called before generate()")
+        return self._offline
+
+    def _frozen(self, weights: Mapping[str, Tensor]) -> EDMDenoiser:
+        denoiser = self._new_denoiser()
+        denoiser.load_state_dict(dict(weights))
+        return denoiser.eval().requires_grad_(False)
+
+    def _new_denoiser(self) -> EDMDenoiser:
+        columns = self._columns
+        context = int(columns.context.sum()) + columns.num_observed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            network = build_network(
+                self._config.network, self._length + 1, columns.num_generated + context, columns.num_generated
+            )
+        return EDMDenoiser(network).to(self._device)
+
+    def _offline_loss(self, denoiser: EDMDenoiser) -> Callable[[int], Tensor]:
+        episodes, config = self._source.episodes, self._config.training
+
+        def draw(step: int) -> Windows:
+            generator = numpy_generator(self._seed, f"trajectories {self._length}", step)
+            numbers = generator.integers(episodes.num_transitions, size=config.train_batch_size)
+            return starting_at(episodes, numbers, self._length)
+
+        return self._loss(denoiser, episodes, draw, f"trajectories noise {self._length}", config)
+
+    def _loss(
+        self,
+        denoiser: EDMDenoiser,
+        episodes: Episodes,
+        draw: Callable[[int], Windows],
+        stream: str,
+        config: TrainingConfig,
+    ) -> Callable[[int], Tensor]:
+        """The loss of a step on the windows of it; `stream` names its noise."""
+        bank = WindowBank(episodes, self._columns, self._length, self._device)
+
+        def loss_of_step(step: int) -> Tensor:
+            batch = bank.gather(draw(step))
+            condition = _condition(batch.rows[:, 0, : self._columns.num_observed], batch.context, batch.mask)
+            with autocast(self._config.network.precision, self._device):
+                return denoising_loss(
+                    denoiser,
+                    batch.rows,
+                    condition,
+                    torch_generator(self._seed, stream, step, self._device),
+                    log_sigma_mean=config.log_sigma_mean,
+                    log_sigma_std=config.log_sigma_std,
+                )
+
+        return loss_of_step
+
+
+def _condition(first: Tensor, constant: Tensor, mask: Tensor) -> Condition:
+    """The first state, (B, S), is told like what is constant within an episode, (B, C); no return is asked for."""
+    nothing = torch.zeros(len(first), device=first.device)
+    return Condition(nothing, nothing, torch.cat([constant, first], dim=1), mask)
