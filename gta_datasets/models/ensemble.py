@@ -175,10 +175,14 @@ class LearnedModel(ABC):
         def loss_of_step(step: int) -> Tensor:
             generator = numpy_generator(self._seed, self.name, step)
             shape = (self._config.dynamics_members, self._config.dynamics_batch_size)
-            rows = torch.from_numpy(generator.integers(len(inputs), size=shape)).to(self._device)
+            rows = torch.from_numpy(self._draw(generator, shape)).to(self._device)
             return functional.mse_loss(ensemble(inputs[rows]), targets[rows])
 
         return loss_of_step
+
+    def _draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.int64]:
+        """Which transitions a training step learns from: all are alike."""
+        return generator.integers(self._source.episodes.num_transitions, size=shape)
 
     @cached_property
     def _columns(self) -> Columns:

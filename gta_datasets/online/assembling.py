@@ -71,10 +71,10 @@ class Assembly:
         states = self._states(episodes.observations)
         kept = []
         for number, (begin, end) in enumerate(zip(episodes.offsets[:-1], episodes.offsets[1:], strict=True)):
-            body = end - begin - int(episodes.terminations[end - 1])
-            wanted = max(1, round(float(steps[number])) - int(episodes.terminations[end - 1]))
+            ended = int(episodes.terminations[end - 1])
+            body, wanted = end - begin - ended, max(1 - ended, round(float(steps[number])) - ended)
             pruned = np.arange(body)
-            if tolerance > 0 and body > wanted:
+            if tolerance > 0:
                 pruned = prune(states[begin + number : begin + number + body + 1], wanted, tolerance)
             kept.append(begin + np.append(pruned, np.arange(body, end - begin)))
         places = np.concatenate(kept)

@@ -20,7 +20,7 @@ def prune(states: NDArray[np.floating], longest: int, tolerance: float) -> NDArr
 
     Args:
         states: normalised states, (n + 1, S).
-        longest: transitions that are wanted, at least 1.
+        longest: transitions that are wanted.
         tolerance: distance at which two states count as one.
 
     Returns:
