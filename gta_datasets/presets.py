@@ -63,6 +63,11 @@ METHOD_PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "demo": {"width": 256, "depth": 4, "precision": "bfloat16", "training_steps": 1_000, "train_batch_size": 512},
         "smoke": {"transitions_per_shard": 64},
     },
+    # A generation holds up the agent: few and fast steps.
+    "atradiff": {
+        "cpu": {"width": 128, "depth": 3, "training_steps": 3_000},
+        "smoke": {"lengths": (3, 7), "starts_per_batch": 4, "adapt_steps": 10, "adapt_batch_size": 16},
+    },
     # "paper": as the authors released it for Hopper; their limit, 0.8 for the sum over 11 columns between -1 and 1, is
     # about 0.2 in the units of `qualify`.
     "diffstitch": {

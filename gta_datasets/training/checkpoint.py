@@ -40,7 +40,8 @@ class Checkpoint:
         for name in sorted(self.tensors):
             tensor = self.tensors[name].detach().cpu().contiguous()
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+            if tensor.numel():  # nothing can be viewed as bytes where there is none
+                digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def under(self, prefix: str) -> dict[str, Tensor]:

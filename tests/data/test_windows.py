@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gta_datasets.data.windows import WindowIndex
+from gta_datasets.data.windows import WindowIndex, cut, starting_at
 from gta_datasets.errors import DatasetError
 from tests.builders import linear_episodes
 
@@ -96,3 +96,12 @@ def test_indexing_a_large_dataset_holds_no_window() -> None:
     assert len(index) == 491 + 391
     held = sum(value.nbytes for value in vars(index).values() if isinstance(value, np.ndarray))
     assert held < 100
+
+
+def test_windows_that_begin_with_given_transitions_end_with_their_episodes() -> None:
+    episodes = linear_episodes((4, 2, 6))
+    windows = starting_at(episodes, np.array([0, 2, 3, 4, 5, 6, 11]), 3)
+    np.testing.assert_array_equal(windows.episode, [0, 0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(windows.start, [0, 2, 3, 0, 1, 0, 5])
+    np.testing.assert_array_equal(windows.length, [3, 2, 1, 2, 1, 3, 1])
+    np.testing.assert_array_equal(cut(episodes, windows).rewards[:5], episodes.rewards[[0, 1, 2, 2, 3]])

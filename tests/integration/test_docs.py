@@ -14,7 +14,7 @@ from gta_datasets.demo import make_demo_dataset
 from tests.smoke import tiny
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [*sorted((DOCS / "adapters").glob("*.md")), DOCS / "methods.md", DOCS / "scaling.md"]
+PAGES = [*sorted((DOCS / "adapters").glob("*.md")), DOCS / "methods.md", DOCS / "online.md", DOCS / "scaling.md"]
 ENV = "HalfCheetah-v5"
 
 

@@ -64,7 +64,8 @@ def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(tmp_path: Pa
     steps = made.next_observations[:, 0] - made.observations[:, 0]
     assert np.abs(steps - made.actions[:, 0] / 4).mean() < 0.2
     assert not made.terminated[: begins[3]].any()  # far from the goal
-    assert made.terminated[begins[3] :].sum() == 1 and made.terminated[-1]  # nothing follows the goal
+    assert made.terminated[begins[3] :].sum() == 1
+    assert made.terminated[-1]  # nothing follows the goal
     assert made.next_observations[-1, 0] > GOAL - 0.5
 
 
@@ -137,7 +138,7 @@ def test_trajectories_longer_than_every_episode_are_refused(source: Source) -> N
 
 def looped() -> Episodes:
     """Two episodes that go out, around and on; the second ends the task at the loop's last state."""
-    source, columns = of_plane()
+    _, columns = of_plane()
     circle = [(0, 0), (1, 0), (2, 0), (2, 2), (0, 2), (0, 0)]
     places = np.array([*circle, (-2, 0), *circle], np.float64)
     states = columns.observation.inverse(np.concatenate([places, np.zeros((len(places), 1))], axis=1))

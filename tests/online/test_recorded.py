@@ -14,9 +14,7 @@ from tests.builders import linear_episodes
 
 ACTIONS = spaces.Box(np.array([0.0, -3.0], np.float32), np.array([2.0, 5.0], np.float32))
 STATES = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-SOURCE = Source(
-    linear_episodes(), SpaceCodec.of(STATES), SpaceCodec.of(ACTIONS, name="action"), np.arange(8), ()
-)
+SOURCE = Source(linear_episodes(), SpaceCodec.of(STATES), SpaceCodec.of(ACTIONS, name="action"), np.arange(8), ())
 
 
 def filled(lengths: tuple[int, ...], room: int, told: tuple[bool, ...]) -> tuple[ReplayBuffer, int]:
