@@ -1,0 +1,125 @@
+"""Robots that are rewarded for milestones alone, and recorded episodes of them.
+
+The reward is 1 where another metre is behind the robot and 0 elsewhere; an observation ends with the way since the last
+milestone, without which the reward could not be known from it. A dataset of dense rewards tells the way, because
+Gymnasium's rewards hold the forward velocity.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+from gymnasium import spaces
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from numpy.typing import NDArray
+
+from gta_datasets.data.screen import screen_id
+
+__all__ = ["SHIFTS", "Milestones", "make_env", "milestone_dataset", "ways"]
+
+EVERY = 1.0  # metres
+SHIFTS = {"friction": 0.5, "mass": 1.5}
+"""What is changed online, and by which factor."""
+
+HEALTHY = {"Hopper-v5": 1.0, "Walker2d-v5": 1.0, "HalfCheetah-v5": 0.0}  # reward of a step without a fall
+CONTROL = {"Hopper-v5": 1e-3, "Walker2d-v5": 1e-3, "HalfCheetah-v5": 0.1}  # cost of a squared action
+
+
+class Milestones(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Rewards milestones instead of speed."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.observation_space = with_way(env.observation_space)
+        self._start = self._best = 0.0
+
+    def reset(self, **arguments: Any) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        observation, info = self.env.reset(**arguments)
+        self._start, self._best = self._position(), 0.0
+        return np.append(observation, 0.0), info
+
+    def step(self, action: Any) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = self.env.step(action)
+        way = self._position() - self._start
+        before, self._best = self._best, max(self._best, way)
+        reward = float(self._best // EVERY - before // EVERY)
+        return np.append(observation, left_over(way, self._best)), reward, terminated, truncated, info
+
+    def _position(self) -> float:
+        return float(self.unwrapped.data.qpos[0])  # type: ignore[attr-defined]
+
+
+def left_over(way: Any, best: Any) -> Any:
+    """The way since the last milestone; negative for who went back behind it."""
+    return way - EVERY * (best // EVERY)
+
+
+def with_way(space: spaces.Space[Any]) -> spaces.Box:
+    """The space of observations with the way since the last milestone behind them."""
+    size = space.shape[0] + 1 if space.shape else 1
+    return spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+
+def make_env(env_id: str, reward: str, shift: str | None) -> gymnasium.Env[Any, Any]:
+    """An environment with the reward "milestones" or "dense", and with changed physics where asked for."""
+    env: gymnasium.Env[Any, Any] = gymnasium.make(env_id)
+    model = env.unwrapped.model  # type: ignore[attr-defined]
+    if shift == "friction":
+        model.geom_friction[:, 0] *= SHIFTS[shift]
+    elif shift == "mass":
+        model.body_mass[:] *= SHIFTS[shift]
+        model.body_inertia[:] *= SHIFTS[shift]
+    return Milestones(env) if reward == "milestones" else env
+
+
+def milestone_dataset(source: minari.MinariDataset, steps: int) -> minari.MinariDataset:
+    """The first episodes of `source`, at least `steps` transitions, as if recorded under milestones; made once."""
+    name = f"milestones/{source.id.replace('/', '-').removesuffix('-v0')}-{steps}-v0"
+    if screen_id(name).exists():
+        found: minari.MinariDataset = minari.load_dataset(name)
+        return found
+    buffers: list[EpisodeBuffer] = []
+    for episode in source:
+        if sum(len(buffer.rewards) for buffer in buffers) >= steps:
+            break
+        buffers.append(under_milestones(episode, source.env_spec.id))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no environment is registered for these rewards
+        made: minari.MinariDataset = minari.create_dataset_from_buffers(
+            name,
+            buffers,
+            observation_space=with_way(source.observation_space),
+            action_space=source.action_space,
+            algorithm_name="as of the source",
+            description=f"the first episodes of {source.id} with rewards for milestones",
+            author="gta-datasets",
+            author_email="none@example.com",
+            code_permalink="https://example.com",
+        )
+    return made
+
+
+def under_milestones(episode: minari.EpisodeData, env_id: str) -> EpisodeBuffer:
+    """A recorded episode of dense rewards with the observations and rewards of `Milestones`."""
+    way = ways(episode, env_id)
+    best = np.maximum.accumulate(way)
+    return EpisodeBuffer(
+        observations=np.column_stack([episode.observations, left_over(way, best)]),
+        actions=episode.actions,
+        rewards=np.diff(best // EVERY),
+        terminations=episode.terminations,
+        truncations=episode.truncations,
+        infos={},
+    )
+
+
+def ways(episode: minari.EpisodeData, env_id: str) -> NDArray[np.float64]:
+    """Metres from where a recorded episode began, for every observation, (T + 1,)."""
+    step = gymnasium.make(env_id).unwrapped.dt  # type: ignore[attr-defined]
+    cost = CONTROL[env_id] * np.square(episode.actions, dtype=np.float64).sum(axis=1)
+    speed = episode.rewards.astype(np.float64) - HEALTHY[env_id] * ~episode.terminations + cost
+    return np.append(0.0, np.cumsum(speed * step))

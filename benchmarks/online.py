@@ -1,0 +1,164 @@
+"""SAC with ATraDiff, SAC alone, and SAC with the offline data in its buffer, where the environment may have changed.
+
+python -m benchmarks.online sim/hopper/medium-replay-v0 --variant none --variant offline --variant atradiff --seed 0
+python -m benchmarks.online sim/hopper/medium-replay-v0 --variant atradiff --variant no-adaptation --shift friction
+python -m benchmarks.online sim/halfcheetah/medium-replay-v0 --variant atradiff --reward dense --steps 100000
+
+All variants have the same offline data. Every finished run adds one line to `results/online.jsonl`: returns of the
+deterministic policy by number of steps, and seconds per step, those that ATraDiff adds among them. A run that is there
+already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+
+from benchmarks import ledger, record
+from benchmarks.milestones import SHIFTS, make_env, milestone_dataset
+from gta_datasets.adapters import to_sb3
+from gta_datasets.online import ATraDiffReplayBuffer
+
+__all__ = ["VARIANTS", "main", "run"]
+
+VARIANTS: Mapping[str, Mapping[str, Any] | None] = {
+    "none": None,
+    "offline": None,
+    "atradiff": {},
+    "no-pruning": {"loop_tolerance": 0.0},
+    "no-adaptation": {"adapt_every": 0},
+    "single-length": {"lengths": (15,)},
+}
+"""Settings of ATraDiff; None where there is none of it."""
+
+SETTINGS = ("dataset", "offline_steps", "reward", "shift", "steps", "every", "episodes", "rho", "preset")
+"""What tells runs apart, besides variant and seed."""
+
+EVALUATION_SEED = 10_000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do the runs that are missing and add their lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", required=True, help="may be given again")
+    parser.add_argument("--seed", type=int, action="append", help="of agent and models; may be given again")
+    parser.add_argument("--steps", type=int, default=50_000, help="of the environment")
+    parser.add_argument("--offline-steps", type=int, default=100_000, help="transitions of the dataset that are used")
+    parser.add_argument("--reward", choices=("milestones", "dense"), default="milestones")
+    parser.add_argument("--shift", choices=SHIFTS, help="what differs online")
+    parser.add_argument("--every", type=int, default=5_000, help="steps between two evaluations")
+    parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
+    parser.add_argument("--rho", type=float, default=0.5)
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledger")
+    options = parser.parse_args(arguments)
+    path = options.results / "online.jsonl"
+    for variant in options.variant:
+        for seed in options.seed or [0]:
+            unit = {name: getattr(options, name) for name in SETTINGS} | {"variant": variant, "seed": seed}
+            if unit in [line["unit"] for line in ledger.read(path)[0]]:
+                print(f"{variant}, seed {seed}: done already")
+                continue
+            measured = {"unit": unit, **run(unit, options.device)}
+            ledger.append(path, "benchmarks.online", measured, packages=("stable-baselines3",))
+            print(json.dumps(measured), flush=True)
+
+
+def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """One agent: its returns by number of steps, and what it cost."""
+    source = minari.load_dataset(unit["dataset"])
+    if unit["reward"] == "milestones":
+        dataset = milestone_dataset(source, unit["offline_steps"])
+    else:
+        dataset = first_episodes(source, unit["offline_steps"])
+    envs = [make_env(source.env_spec.id, unit["reward"], unit["shift"]) for _ in range(2)]
+    model = SAC("MlpPolicy", envs[0], seed=unit["seed"], device=device)
+    evaluation = Evaluation(envs[1], unit["every"], unit["episodes"])
+    settings, buffer, started = VARIANTS[unit["variant"]], None, time.perf_counter()
+    callbacks: list[BaseCallback] = [evaluation]
+    if settings is not None:
+        buffer = ATraDiffReplayBuffer.from_dataset(
+            dataset,
+            envs[0],
+            rho=unit["rho"],
+            preset=unit["preset"],
+            seed=unit["seed"],
+            device=device,
+            progress=False,
+            **settings,
+        )
+        callbacks.append(buffer.callback())
+    elif unit["variant"] == "offline":
+        model.replay_buffer = to_sb3(dataset, model.get_env(), seed=unit["seed"], device=model.device)
+    prepared, started = time.perf_counter() - started, time.perf_counter()
+    model.learn(unit["steps"], callback=callbacks)
+    seconds = time.perf_counter() - started - evaluation.seconds
+    return {
+        "returns": evaluation.returns,
+        "seconds_to_prepare": round(prepared, 1),
+        "seconds_per_step": seconds / unit["steps"],
+        "environment": source.env_spec.id,
+        "offline_transitions": int(dataset.total_steps),
+        **({} if buffer is None else added(buffer, unit["steps"])),
+    }
+
+
+def added(buffer: ATraDiffReplayBuffer, steps: int) -> dict[str, Any]:
+    """What ATraDiff cost and made."""
+    return {
+        "seconds_per_step_generation": buffer.costs.generation / steps,
+        "seconds_per_step_adaptation": buffer.costs.adaptation / steps,
+        "generated": buffer.synthetic.size(),
+        "adaptations": buffer.state.adaptations,
+        "config": buffer.config.to_dict(),
+    }
+
+
+def first_episodes(source: minari.MinariDataset, steps: int) -> minari.MinariDataset:
+    """The first episodes, at least `steps` transitions where there are so many."""
+    lengths = [len(episode.rewards) for episode in source]
+    number = int(np.searchsorted(np.cumsum(lengths), steps)) + 1
+    return minari.MinariDataset(source.storage, episode_indices=source.episode_indices[:number])
+
+
+class Evaluation(BaseCallback):
+    """Returns of the deterministic policy every so many steps; the clock of learning does not count them."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], every: int, episodes: int) -> None:
+        super().__init__()
+        self.returns: dict[str, dict[str, float]] = {}
+        self.seconds = 0.0
+        self._env, self._every, self._episodes = env, every, episodes
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self._every == 0:
+            started = time.perf_counter()
+            found = [self._episode(EVALUATION_SEED + number) for number in range(self._episodes)]
+            self.returns[str(self.num_timesteps)] = {"mean": float(np.mean(found)), "std": float(np.std(found))}
+            self.seconds += time.perf_counter() - started
+        return True
+
+    def _episode(self, seed: int) -> float:
+        observation, _ = self._env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            action, _ = self.model.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, _ = self._env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        return total
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The benchmark of online augmentation: its environments, and one tiny run of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+
+from benchmarks import datasets, milestones, online, record
+from gta_datasets.config import ATraDiffConfig
+
+HOPPER = "sim/hopper/medium-v0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hopper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+        datasets.make(HOPPER, steps=600)
+        yield
+
+
+def test_recorded_milestones_are_those_of_the_environment() -> None:
+    source = minari.load_dataset(HOPPER)
+    dataset = milestones.milestone_dataset(source, 100)
+    assert dataset.total_steps >= 100
+    env = milestones.make_env("Hopper-v5", "milestones", None)
+    for episode, dense in zip(dataset, source, strict=False):
+        env.reset(seed=0)
+        simulator = env.unwrapped
+        simulator.set_state(np.append(0.0, dense.observations[0][:5]), dense.observations[0][5:])
+        env._start = 0.0
+        for step in range(min(120, len(episode.rewards))):
+            observation, reward, *_ = env.step(episode.actions[step])
+            np.testing.assert_allclose(observation[-1], episode.observations[step + 1, -1], atol=2e-2)
+            if abs(observation[-1]) > 0.05 and abs(observation[-1]) < 0.95:
+                assert reward == episode.rewards[step]
+        assert env.observation_space == dataset.observation_space
+        break
+    assert dataset[0].rewards.sum() > 0
+
+
+@pytest.mark.parametrize("shift", [None, *milestones.SHIFTS])
+def test_shifts_change_the_physics(shift: str | None) -> None:
+    states = []
+    for env in (gymnasium.make("Hopper-v5"), milestones.make_env("Hopper-v5", "dense", shift)):
+        env.reset(seed=1)
+        for _ in range(40):
+            observation, *_ = env.step(np.array([0.3, -0.3, 0.2], np.float32))
+        states.append(observation)
+    assert np.array_equal(*states) == (shift is None)
+
+
+def test_runs_are_done_once_and_say_what_they_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--steps", "120", "--every", "60", "--episodes", "1", "--offline-steps", "100", "--preset", "smoke"]
+    every = [word for variant in ("none", "offline", "atradiff") for word in ("--variant", variant)]
+    for _ in range(2):
+        online.main([HOPPER, *every, *tiny, "--shift", "mass", "--device", "cpu", "--results", str(tmp_path)])
+    assert capsys.readouterr().out.count("done already") == 3
+    lines = record.read_lines(tmp_path / "online.jsonl")
+    assert [line["unit"]["variant"] for line in lines] == ["none", "offline", "atradiff"]
+    for line in lines:
+        assert line["returns"].keys() == {"60", "120"}
+        assert line["seconds_per_step"] > 0
+    assert lines[2]["seconds_per_step"] > lines[2]["seconds_per_step_generation"] > 0
+    assert "generated" not in lines[1]
+    assert lines[2]["generated"] > 0
+
+
+def test_ablations_are_settings_of_atradiff() -> None:
+    for name, settings in online.VARIANTS.items():
+        if settings is not None:
+            config = ATraDiffConfig().replace(**settings)
+            assert (config == ATraDiffConfig()) == (name == "atradiff")
