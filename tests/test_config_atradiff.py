@@ -11,7 +11,7 @@ import pytest
 from gta_datasets.augment import configured
 from gta_datasets.config import ATraDiffConfig, TrainingConfig
 from gta_datasets.errors import ConfigError
-from gta_datasets.presets import PRESETS
+from gta_datasets.presets import METHOD_PRESETS, PRESETS
 
 FLAT = {name: value for stage in ATraDiffConfig().to_dict().values() for name, value in stage.items()}
 OTHERS: dict[str, Any] = {
@@ -50,7 +50,9 @@ def test_names_are_unique() -> None:
 def test_presets_give_what_the_configuration_knows_of_them(preset: str) -> None:
     config = configured(ATraDiffConfig(), preset, "cpu", {}, {"rho": 0.25})
     flat = {name: value for stage in config.to_dict().values() for name, value in stage.items()}
-    expected = {name: value for name, value in PRESETS[preset].items() if name in FLAT}
+    named = {**PRESETS[preset], **METHOD_PRESETS["atradiff"].get(preset, {})}
+    expected = {name: value for name, value in named.items() if name in FLAT}
+    assert set(METHOD_PRESETS["atradiff"].get(preset, {})) <= set(expected)
     assert {name: flat[name] for name in expected} == expected
     assert flat["rho"] == 0.25
 

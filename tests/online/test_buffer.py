@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from gta_datasets.errors import ConfigError, UnsupportedSpaceError
+from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
 from gta_datasets.online import ATraDiffReplayBuffer
-from tests.builders import make_dataset
+from tests.builders import edit_file, make_dataset
 from tests.online.worlds import QUICK, Line, line_dataset, quick_buffer
 
 
@@ -184,6 +185,16 @@ def test_pickling_is_refused(dataset: minari.MinariDataset) -> None:
     for attempt in (pickle.dumps, copy.deepcopy):
         with pytest.raises(ConfigError, match=r"use buffer\.save\(path\)"):
             attempt(buffer)
+
+
+def test_invalid_episodes_are_refused_or_left_out() -> None:
+    def spoil(file: h5py.File) -> None:
+        file["episode_3/rewards"][0] = np.nan
+
+    spoiled = edit_file(line_dataset("buffer/spoiled-v0"), spoil)
+    with pytest.raises(DatasetError, match=r"episode 3: rewards is nan at step 0.*invalid=\"drop\""):
+        quick_buffer(spoiled)
+    assert len(quick_buffer(spoiled, invalid="drop").opened.source.episode_ids) == 19
 
 
 class Other(Line):

@@ -50,18 +50,17 @@ def fitted(source: Source, tmp_path: Path) -> Callable[..., Diffuser]:
 
 def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(tmp_path: Path) -> None:
     source = read_episodes(line_dataset("diffuser/line-v0"))
-    config = config_of(
-        lengths=(4,), training_steps=200, train_batch_size=64, width=32, depth=2, sampler_steps=8, learning_rate=0.003
-    )
-    config = dataclasses.replace(config, dynamics=dataclasses.replace(config.dynamics, dynamics_steps=300))
+    of_models = {"training_steps": 200, "train_batch_size": 48, "width": 32, "depth": 2, "learning_rate": 0.003}
+    of_endings = {"dynamics_steps": 400, "dynamics_width": 16}
+    config = config_of(lengths=(4,), sampler_steps=8, **of_models, **of_endings)
     diffuser = Diffuser(source, config, seed=0, device=CPU)
     diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
     starts = np.array([[1.0, 0.5], [3.0, -0.5], [4.5, 0.0], [9.5, 0.3]])
     made = diffuser.imagine(starts, np.full(4, 4.0), 0)
     begins = np.flatnonzero((made.observations[:, None] == starts).all(axis=2).any(axis=1))
     assert len(begins) == 4
-    np.testing.assert_allclose(np.diff(made.observations[:4, 0]), 0.71, atol=0.3)
     steps = made.next_observations[:, 0] - made.observations[:, 0]
+    assert steps[: begins[3]].mean() == pytest.approx(0.71, abs=0.15)
     assert np.abs(steps - made.actions[:, 0] / 4).mean() < 0.2
     assert not made.terminated[: begins[3]].any()  # far from the goal
     assert made.terminated[begins[3] :].sum() == 1
