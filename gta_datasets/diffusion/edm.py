@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Condition", "Denoise", "EDMDenoiser", "Network", "denoising_loss"]
+__all__ = ["Condition", "Denoise", "EDMDenoiser", "Network", "denoising_loss", "loss_weight"]
 
 SIGMA_DATA = 1.0
 """Standard deviation of the normalised data."""
@@ -40,6 +40,8 @@ class Condition:
             torch.cat([self.mask, other.mask]),
         )
 
+
+Level = TypeVar("Level", float, Tensor)
 
 Denoise = Callable[[Tensor, Tensor, Condition], Tensor]
 """(x (B, R, F), sigma (B,), condition) -> estimate of the clean windows (B, R, F)."""
@@ -80,6 +82,11 @@ class EDMDenoiser(nn.Module):
         return estimate * condition.mask
 
 
+def loss_weight(sigma: Level) -> Level:
+    """Weight of a squared error of the estimate at a noise level (Karras et al. 2022, table 1)."""
+    return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+
+
 def denoising_loss(
     denoise: Denoise,
     clean: Tensor,
@@ -106,6 +113,5 @@ def denoising_loss(
     sigma = (log_sigma_mean + log_sigma_std * normal).exp()
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     estimate = denoise(clean + sigma[:, None, None] * noise * condition.mask, sigma, condition)
-    weight = (sigma.square() + SIGMA_DATA**2) / (sigma * SIGMA_DATA).square()
     error = (estimate - clean).square() * condition.mask
-    return (weight * error.sum(dim=(1, 2))).sum() / condition.mask.sum().clamp(min=1)
+    return (loss_weight(sigma) * error.sum(dim=(1, 2))).sum() / condition.mask.sum().clamp(min=1)

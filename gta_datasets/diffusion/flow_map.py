@@ -3,6 +3,8 @@
 A flow map is `Phi(x, t, u) = (u/t) x + (1 - u/t) g(x, t, u)` (Kim et al. 2023, "Consistency Trajectory Models",
 equation 9; GTP, arXiv 2510.11499). With `u = 0` it is `g`, an estimate of where the ODE ends; at `u = t` it stays where
 it is. Here `g` is an EDM denoiser that is told `u` as well.
+
+It is learned from a trained denoiser (`consistency_loss`), or from data alone (`trajectory_errors`).
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gta_datasets.diffusion.edm import SIGMA_DATA, Condition, Denoise, EDMDenoiser
+from gta_datasets.diffusion.edm import Condition, Denoise, EDMDenoiser, loss_weight
 from gta_datasets.diffusion.samplers import SIGMA_MIN, heun_step
 
-__all__ = ["EXTRA_CONTEXT", "FlowMap", "Jump", "consistency_loss", "jump_down"]
+__all__ = ["EXTRA_CONTEXT", "FlowMap", "Jump", "consistency_loss", "jump_down", "trajectory_errors"]
 
 EXTRA_CONTEXT = 2
 """Columns of context that tell the network where a jump goes."""
@@ -60,12 +62,20 @@ class FlowMap(nn.Module):
         Returns:
             The windows at the levels `after`, (B, R, F), zero at padding.
         """
-        ratio = after / now
-        where = torch.stack([ratio, (after + SIGMA_MIN).log() / 4], dim=1)
+        return _slide(x * condition.mask, self.aim(x, now, after, condition), after / now)
+
+    def aim(self, x: Tensor, now: Tensor, after: Tensor, condition: Condition) -> Tensor:
+        """`g(x, t, u)`, (B, R, F); at u = t the clean windows that are expected, as of a denoiser. As in `forward`."""
+        where = torch.stack([after / now, (after + SIGMA_MIN).log() / 4], dim=1)
         told = replace(condition, context=torch.cat([condition.context, where], dim=1))
-        kept = ratio[:, None, None]
-        moved: Tensor = kept * x * condition.mask + (1 - kept) * self.estimate(x, now, told)
-        return moved
+        estimate: Tensor = self.estimate(x, now, told)
+        return estimate
+
+
+def _slide(x: Tensor, estimate: Tensor, ratio: Tensor) -> Tensor:
+    """From `x` (B, R, F) straight towards an estimate of its end, as far as the ratio (B,) of noise levels says."""
+    kept = ratio[:, None, None]
+    return kept * x + (1 - kept) * estimate
 
 
 def consistency_loss(
@@ -111,9 +121,71 @@ def consistency_loss(
         moved = heun_step(teacher, noisy, start, below, condition)
         target = moved if below == 0 else flow_map(moved, torch.full_like(now, below), after, condition)
     jumped = flow_map(noisy, now, after, condition)
-    weight = (start**2 + SIGMA_DATA**2) / (start * SIGMA_DATA) ** 2 / (1 - after / start).square()
+    weight = loss_weight(start) / (1 - after / start).square()
     error = ((jumped - target).square() * condition.mask).sum(dim=(1, 2))
     return (weight * error).sum() / condition.mask.sum()
+
+
+def trajectory_errors(
+    flow_map: FlowMap,
+    target: FlowMap,
+    clean: Tensor,
+    condition: Condition,
+    levels: Tensor,
+    generator: torch.Generator,
+    *,
+    from_data: bool = True,
+    straight_share: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """Errors of a flow map that learns from data alone (GTP, arXiv 2510.11499).
+
+    Consistency: a jump from a level is to end where the jump of `target` ends that starts at the next level on the same
+    noise ray, `clean + u z`. That point is the step of a solver whose score is that of the one clean window; the ray
+    thereby replaces the solver ("score approximation"). Flow: `g(x, t, t)` is to be the clean window, as a denoiser's
+    estimate.
+
+    Args:
+        flow_map: what is trained.
+        target: its average, whose jumps are aimed at.
+        clean: normalised windows, (B, R, F).
+        condition: their condition.
+        levels: decreasing levels that end in 0, (L,); every row has its own, but not 0.
+        generator: source of levels and noise.
+        from_data: whether points lie on the noise ray; False for a step of Euler's solver with `target`'s own score.
+        straight_share: share of the jumps that go down to 0 at once.
+
+    Returns:
+        Squared errors of `g` for consistency and for the flow, each (B,), sums over a window, weighted like a
+        denoiser's (Karras et al. 2022, table 1).
+    """
+    now, below, after = _draw_jumps(levels, len(clean), generator, straight_share)
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    noisy = clean + now[:, None, None] * noise * condition.mask
+    with torch.no_grad():
+        end = clean if from_data else target.aim(noisy, now, now, condition)
+        lower = _slide(noisy * condition.mask, end, below / now)
+        jumped = target(lower, below.clamp(min=float(levels[-2])), after, condition)
+        aimed_at = torch.where(below[:, None, None] > 0, jumped, lower)
+    # Both errors in one evaluation.
+    aims = flow_map.aim(noisy.repeat(2, 1, 1), now.repeat(2), torch.cat([after, now]), condition.join(condition))
+    to_end, to_clean = aims.chunk(2)
+    ratio = after / now
+    consistency = (_slide(noisy * condition.mask, to_end, ratio) - aimed_at).square() * condition.mask
+    flow = (to_clean - clean).square() * condition.mask
+    weight = loss_weight(now)
+    return weight / (1 - ratio).square() * consistency.sum(dim=(1, 2)), weight * flow.sum(dim=(1, 2))
+
+
+def _draw_jumps(
+    levels: Tensor, size: int, generator: torch.Generator, straight_share: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every row a level, the one below it, and the end of a jump: 0, or any level from the one below on."""
+    last, device = len(levels) - 1, levels.device
+    place = torch.randint(last, (size,), generator=generator, device=device)
+    further, straight = torch.rand((2, size), generator=generator, device=device)
+    end = place + 1 + (further * (last - place)).long()
+    end = torch.where(straight < straight_share, last, end.clamp(max=last))
+    return levels[place], levels[place + 1], levels[end]
 
 
 def jump_down(

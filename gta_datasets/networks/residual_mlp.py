@@ -37,12 +37,13 @@ class ResidualMLP(nn.Module):
     The noise level scales and shifts what enters every block, in all blocks alike.
 
     Args:
-        features: columns of a row, all of which enter and are predicted.
+        features: columns of a row, all of which enter.
         width: channels.
         depth: number of residual blocks.
+        outputs: columns that are predicted; all by default.
     """
 
-    def __init__(self, features: int, *, width: int, depth: int) -> None:
+    def __init__(self, features: int, *, width: int, depth: int, outputs: int | None = None) -> None:
         super().__init__()
         self.embed_row = nn.Linear(features, width)
         self.embed_noise = nn.Sequential(
@@ -50,12 +51,12 @@ class ResidualMLP(nn.Module):
         )
         self.blocks = nn.ModuleList(_ResidualBlock(width) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False)
-        self.project_out = nn.Linear(width, features)
+        self.project_out = nn.Linear(width, features if outputs is None else outputs)
         nn.init.zeros_(self.project_out.weight)
         nn.init.zeros_(self.project_out.bias)
 
     def forward(self, x: Tensor, noise: Tensor, returns: Tensor, keep: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the network output (B, 1, features).
+        """Return the network output (B, 1, outputs).
 
         Args:
             x: rows, (B, 1, features).

@@ -1,0 +1,31 @@
+"""Policies that are generative models of actions, as algorithms of d3rlpy; they read datasets and make none.
+
+d3rlpy is imported when one of the names is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gta_datasets.policies.config import GTPBCConfig, GTPConfig
+    from gta_datasets.policies.files import load_policy, save_policy
+    from gta_datasets.policies.gtp import GTP, GTPBC
+
+__all__ = ["GTP", "GTPBC", "GTPBCConfig", "GTPConfig", "load_policy", "save_policy"]
+
+_MODULES = {
+    "GTP": "gtp",
+    "GTPBC": "gtp",
+    "GTPBCConfig": "config",
+    "GTPConfig": "config",
+    "load_policy": "files",
+    "save_policy": "files",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
