@@ -118,6 +118,6 @@ def check_version(version: object) -> None:
     """
     if version != VERSION:
         raise CacheError(
-            f"the saved policy is of version {version!r}, and this release of gta-datasets reads version {VERSION}; load "
-            f"it with the release that saved it, or train again"
+            f"the saved policy is of version {version!r}, and this release of gta-datasets reads version {VERSION}; "
+            "load it with the release that saved it, or train again"
         )

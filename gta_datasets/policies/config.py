@@ -74,7 +74,13 @@ class GTPConfig(GTPBCConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("n_critics", 1), ("target_steps", 1), ("eta", 0), ("max_weight", 1), ("n_action_samples", 1)):
+        for name, least in (
+            ("n_critics", 1),
+            ("target_steps", 1),
+            ("eta", 0),
+            ("max_weight", 1),
+            ("n_action_samples", 1),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} is not allowed; choose {name} >= {least}")
 

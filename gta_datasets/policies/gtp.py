@@ -140,7 +140,7 @@ def _vector_size(shape: Shape) -> int:
     """Columns of the observation."""
     if len(shape) != 1 or not isinstance(shape[0], int):
         raise UnsupportedSpaceError(
-            f"GTP needs observations that are vectors, and these are of shape {tuple(shape)}; images and tuples are not "
-            "supported: encode images as vectors first, and leave out tuple_observation=True"
+            f"GTP needs observations that are vectors, and these are of shape {tuple(shape)}; images and tuples are "
+            "not supported: encode images as vectors first, and leave out tuple_observation=True"
         )
     return shape[0]

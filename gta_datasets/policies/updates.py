@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ with requires_extra("d3rlpy", "d3rlpy", "gta_datasets.policies needs"):
     from d3rlpy.models.torch import ContinuousEnsembleQFunctionForwarder
     from d3rlpy.optimizers.optimizers import OptimizerWrapper
     from d3rlpy.torch_utility import Modules, TorchMiniBatch
+    from d3rlpy.types import TorchObservation
 
 __all__ = ["Critics", "GTPBCImpl", "GTPBCModules", "GTPImpl", "GTPModules", "advantage_weights"]
 
@@ -52,7 +54,7 @@ def advantage_weights(advantages: Tensor, eta: float, max_weight: float) -> Tens
     """`exp(eta max(0, A) / std(A))`, at most `max_weight` (GTP, arXiv 2510.11499).
 
     Args:
-        advantages: of the actions of a batch, (B,); their own standard deviation makes `eta` independent of the scale of
+        advantages: of the actions of a batch, (B,); their standard deviation makes `eta` independent of the scale of
             rewards.
         eta: how much more an advantage of one standard deviation counts.
         max_weight: the most that an action counts.
@@ -104,23 +106,25 @@ class GTPBCImpl(QLearningAlgoImplBase):
         finally:
             self._steps = usual
 
-    def inner_sample_action(self, x: Tensor) -> Tensor:
+    def inner_sample_action(self, x: TorchObservation) -> Tensor:
         """Actions of the average actor for `x (B, D)`, (B, A)."""
-        noise = torch.randn((len(x), self._action_size), generator=self._generator, device=x.device)
-        return self._modules.average_actor.sample(x, noise, self._steps)
+        observations = _vectors(x)
+        shape = len(observations), self._action_size
+        noise = torch.randn(shape, generator=self._generator, device=observations.device)
+        return self._modules.average_actor.sample(observations, noise, self._steps)
 
-    def inner_predict_best_action(self, x: Tensor) -> Tensor:
+    def inner_predict_best_action(self, x: TorchObservation) -> Tensor:
         """As `inner_sample_action`: without critics all actions of the policy are as good."""
         return self.inner_sample_action(x)
 
-    def inner_predict_value(self, x: Tensor, action: Tensor) -> Tensor:
+    def inner_predict_value(self, x: TorchObservation, action: Tensor) -> Tensor:
         raise NotImplementedError("GTP-BC has no critics; use GTP for values of actions")
 
     def _update_actor(self, batch: TorchMiniBatch, weights: Tensor | None) -> dict[str, float]:
         config, modules = self._config, self._modules
         consistency, flow = modules.actor.errors(
             modules.average_actor,
-            batch.observations,
+            _vectors(batch.observations),
             batch.actions,
             self._levels,
             self._generator,
@@ -163,18 +167,18 @@ class GTPImpl(GTPBCImpl):
         _follow(self._modules.average_critics, self._modules.critics, self._config.tau)
         return metrics | {"mean_weight": float(weights.mean())}
 
-    def inner_predict_best_action(self, x: Tensor) -> Tensor:
+    def inner_predict_best_action(self, x: TorchObservation) -> Tensor:
         """Of `n_action_samples` actions the one that the least of the critics values most, (B, A)."""
         number = self._config.n_action_samples
         if number == 1:
             return self.inner_sample_action(x)
-        repeated = x.repeat_interleave(number, dim=0)
+        repeated = _vectors(x).repeat_interleave(number, dim=0)
         actions = self.inner_sample_action(repeated)
         values = self._critics.now.compute_expected_q(repeated, actions, reduction="min")
         chosen = values.view(-1, number).argmax(dim=1)
         return actions.view(-1, number, self._action_size)[torch.arange(len(chosen)), chosen]
 
-    def inner_predict_value(self, x: Tensor, action: Tensor) -> Tensor:
+    def inner_predict_value(self, x: TorchObservation, action: Tensor) -> Tensor:
         values: Tensor = self._critics.now.compute_expected_q(x, action, reduction="mean")
         return values.reshape(-1)
 
@@ -188,11 +192,12 @@ class GTPImpl(GTPBCImpl):
 
         Both by the least of the averaged critics; a state's value is that of one action of the averaged actor.
         """
-        observations = torch.cat([batch.next_observations, batch.observations])
+        here = _vectors(batch.observations)
+        observations = torch.cat([_vectors(batch.next_observations), here])
         with self.taking(self._config.target_steps):
             actions = self.inner_sample_action(observations)
         values = self._critics.average.compute_target(
-            torch.cat([observations, batch.observations]), torch.cat([actions, batch.actions]), reduction="min"
+            torch.cat([observations, here]), torch.cat([actions, batch.actions]), reduction="min"
         )
         after, policy, data = values.chunk(3)
         return after, (data - policy)[:, 0]
@@ -210,7 +215,12 @@ class GTPImpl(GTPBCImpl):
         optimiser.optim.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        return {"critic_loss": float(loss)}
+        return {"critic_loss": loss.item()}
+
+
+def _vectors(observations: TorchObservation) -> Tensor:
+    """The observations (B, D): tuples were refused before there were networks."""
+    return cast(Tensor, observations)
 
 
 def _follow(average: nn.Module, module: nn.Module, tau: float) -> None:

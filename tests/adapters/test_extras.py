@@ -18,7 +18,7 @@ EXTRAS = {"to_d3rlpy": "d3rlpy", "to_sb3": "sb3", "to_torchrl": "torchrl"}
 def test_nothing_is_imported_before_it_is_used() -> None:
     script = """
 import sys
-import gta_datasets, gta_datasets.adapters
+import gta_datasets, gta_datasets.adapters, gta_datasets.policies
 from gta_datasets.adapters import to_decision_transformer
 print(sorted({"d3rlpy", "stable_baselines3", "torchrl", "tensordict", "gym"} & set(sys.modules)))
 """

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gta_datasets.diffusion.edm import Condition
-from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap, Jump, consistency_loss, jump_down
+from gta_datasets.diffusion.flow_map import (
+    EXTRA_CONTEXT,
+    FlowMap,
+    Jump,
+    consistency_loss,
+    jump_down,
+    trajectory_errors,
+)
 from gta_datasets.diffusion.samplers import karras_schedule
 from tests.diffusion.gaussians import MEAN, STD, condition_of, gaussian_denoiser, ode_solution, seeded_noise
 
@@ -140,3 +149,84 @@ def test_what_is_distilled_jumps_as_the_ode_flows() -> None:
         with torch.no_grad():
             error = (jump_down(found, x, path, condition_of(x)) - end).square().mean()
         assert error < 0.1 * STD**2  # the denoiser's own estimate is off by 0.67 STD**2
+
+
+class Known(FlowMap):
+    """The Gaussian's flow map, wrong by some amount in `g`; it notes the jumps that are asked for."""
+
+    def __init__(self, wrong: float = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.wrong = nn.Parameter(torch.tensor(wrong, dtype=torch.float64))
+        self.asked: list[tuple[Tensor, Tensor]] = []
+
+    def aim(self, x: Tensor, now: Tensor, after: Tensor, condition: Condition) -> Tensor:
+        self.asked.append((now, after))
+        ratio = (after / now)[:, None, None]
+        jumped = (exact(x, now, after, condition) - ratio * x) / (1 - ratio)
+        estimate = gaussian_denoiser()(x, now, condition)
+        return (torch.where(ratio < 1, jumped, estimate) + self.wrong) * condition.mask
+
+
+FINE = torch.tensor(karras_schedule(60, start=2.4, end=0.02), dtype=torch.float64)
+
+
+def errors_of(
+    flow_map: FlowMap, size: int = 512, levels: Tensor = FINE, *, mask: float | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    clean = MEAN + STD * normal(size, 3, 2, seed=8)
+    condition = condition_of(clean)
+    if mask is not None:
+        condition.mask[:, 1:] = 0
+        clean = clean + mask * (1 - condition.mask)
+    generator = torch.Generator().manual_seed(9)
+    consistency, flow = trajectory_errors(flow_map, Known(), clean, condition, levels, generator, **options)
+    return consistency.detach(), flow.detach()
+
+
+def test_with_a_solver_only_the_flow_map_itself_is_consistent() -> None:
+    right, _ = errors_of(Known(), from_data=False)
+    wrong, _ = errors_of(Known(0.3), from_data=False)
+    assert right.shape == (512,)
+    assert right.mean() < 0.02 * wrong.mean()
+
+
+def test_on_the_noise_ray_the_flow_map_itself_is_the_most_consistent() -> None:
+    """The ray's targets scatter, but around the right ones."""
+    found = {wrong: float(errors_of(Known(wrong), 20_000)[0].mean()) for wrong in (-0.1, 0.0, 0.1)}
+    assert found[0.0] < min(found[-0.1], found[0.1])
+
+
+@pytest.mark.parametrize("from_data", [False, True])
+def test_the_flow_error_is_that_of_a_denoiser(from_data: bool) -> None:
+    level = 1.5
+    _, flow = errors_of(Known(), 20_000, torch.tensor([level, 0.0]).double(), from_data=from_data)
+    posterior = STD**2 * level**2 / (STD**2 + level**2)  # variance of what was noised
+    assert flow.mean() == pytest.approx(6 * posterior * (1 + level**2) / level**2, rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_jumps_lead_downwards_from_every_level(share: float) -> None:
+    flow_map = Known()
+    errors_of(flow_map, 4_000, FINE[-6:], straight_share=share)
+    ((now, after),) = flow_map.asked  # both errors in one evaluation
+    (now, _), (after, same) = now.chunk(2), after.chunk(2)
+    torch.testing.assert_close(same, now)
+    assert set(now.tolist()) == set(FINE[-6:-1].tolist())
+    assert (after < now).all()
+    assert set(after.tolist()) == ({0.0} if share == 1 else set(FINE[-5:].tolist()))
+
+
+def test_what_is_aimed_at_is_not_trained() -> None:
+    flow_map, target = Known(0.1), Known(0.1)
+    clean = normal(8, 3, 2)
+    generator = torch.Generator().manual_seed(0)
+    for from_data in (False, True):
+        found = trajectory_errors(flow_map, target, clean, condition_of(clean), FINE, generator, from_data=from_data)
+        torch.stack(found).sum().backward()
+    assert flow_map.wrong.grad is not None
+    assert target.wrong.grad is None
+
+
+def test_padding_does_not_count_on_the_noise_ray_either() -> None:
+    plain, marked = (errors_of(Known(0.1), 64, mask=mark) for mark in (0.0, 100.0))
+    torch.testing.assert_close(plain, marked)

@@ -14,7 +14,10 @@ from gta_datasets.demo import make_demo_dataset
 from tests.smoke import tiny
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [*sorted((DOCS / "adapters").glob("*.md")), DOCS / "methods.md", DOCS / "online.md", DOCS / "scaling.md"]
+PAGES = [
+    *sorted((DOCS / "adapters").glob("*.md")),
+    *(DOCS / f"{name}.md" for name in ("methods", "online", "policies", "scaling")),
+]
 ENV = "HalfCheetah-v5"
 
 

@@ -151,6 +151,7 @@ def test_the_network_uses_its_input_and_the_noise_level_and_nothing_else() -> No
     assert torch.equal(output, network(x, noise, 9 * one, 0 * one))
     assert not torch.allclose(output, network(x, noise + 0.3, one, one), atol=1e-3)
     assert not torch.allclose(output, network(x + 0.3, noise, one, one), atol=1e-3)
+    assert ResidualMLP(5, width=16, depth=2, outputs=2)(x, noise, one, one).shape == (3, 1, 2)
     output.square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 

@@ -1,0 +1,175 @@
+"""GTP and GTP-BC beside d3rlpy's BC, on a source or on what GTA adds to it, evaluated in the environment.
+
+python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --variant gtp-bc --variant bc --seed 0 --seed 1
+python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --data gta --steps 1 --steps 2 --steps 5
+python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --no-score-targets
+
+Every run adds one line to `results/gtp.jsonl`; a run that is there already is not done again. TD3+BC and IQL on the
+same data are runs of `benchmarks.policies`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+
+import gta_datasets
+from benchmarks import ledger, record
+from benchmarks.adapters import import_d3rlpy
+from benchmarks.policies import EVALUATION_SEED, episode_return
+from gta_datasets.adapters import to_d3rlpy
+
+__all__ = ["AtSteps", "act_seconds", "main"]
+
+LEDGER = "gtp.jsonl"
+CALLS = 200
+"""Actions for which the time of one is taken."""
+
+SETTINGS = (
+    "dataset",
+    "data",
+    "preset",
+    "num_transitions",
+    "updates",
+    "batch_size",
+    "episodes",
+    "steps",
+    "score_targets",
+    "eta",
+    "action_samples",
+)
+"""What tells runs apart, besides variant and seed."""
+
+
+class AtSteps:
+    """A policy at another number of jumps per action."""
+
+    def __init__(self, algorithm: Any, steps: int) -> None:
+        self._algorithm, self._steps = algorithm, steps
+
+    def predict(self, observations: np.ndarray) -> np.ndarray:
+        """Actions (B, A) for observations (B, D)."""
+        actions: np.ndarray = self._algorithm.predict(observations, steps=self._steps)
+        return actions
+
+
+def main() -> None:
+    """Train the policies that are missing and add their lines."""
+    arguments = parse()
+    path = record.RESULTS / LEDGER
+    done = [line["unit"] for line in ledger.read(path)[0]]
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    for variant in arguments.variant:
+        for seed in arguments.seed or [0]:
+            unit = settings | {"variant": variant, "seed": seed}
+            if unit in done:
+                print(f"{variant}, seed {seed}: done already")
+                continue
+            measured = {"unit": unit} | run(unit)
+            ledger.append(path, "benchmarks.gtp", measured, packages=("d3rlpy",))
+            print(json.dumps(measured), flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--variant", choices=VARIANTS, action="append", required=True, help="may be given again")
+    parser.add_argument("--data", choices=("source", "gta"), default="source")
+    parser.add_argument("--seed", type=int, action="append", help="of the policy; may be given again")
+    parser.add_argument("--updates", type=int, default=150_000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
+    parser.add_argument("--steps", type=int, action="append", help="K, jumps per action; may be given again")
+    parser.add_argument("--no-score-targets", dest="score_targets", action="store_false", help="a solver's targets")
+    parser.add_argument("--eta", type=float, default=1.0, help="how much an advantage counts")
+    parser.add_argument("--action-samples", type=int, default=1, help="of which the critics choose one")
+    parser.add_argument("--preset", default="cpu", help="of GTA")
+    parser.add_argument("--num-transitions", type=int, default=200_000, help="that GTA generates")
+    arguments = parser.parse_args()
+    arguments.steps = arguments.steps or [5]
+    return arguments
+
+
+def run(unit: dict[str, Any]) -> dict[str, Any]:
+    """Train one policy and evaluate it at every number of jumps."""
+    d3rlpy = import_d3rlpy()
+    source = minari.load_dataset(unit["dataset"])
+    buffer = to_d3rlpy(data_of(unit, source), seed=unit["seed"])
+    d3rlpy.seed(unit["seed"])
+    config = VARIANTS[unit["variant"]](unit)
+    config.batch_size, config.observation_scaler = unit["batch_size"], to_d3rlpy(source).observation_scaler()
+    algorithm = config.create()
+    started = time.perf_counter()
+    losses = algorithm.fit(
+        buffer,
+        n_steps=unit["updates"],
+        n_steps_per_epoch=unit["updates"],
+        show_progress=False,
+        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+    )
+    seconds = time.perf_counter() - started
+    env = gymnasium.make(source.env_spec)
+    steps = unit["steps"] if unit["variant"] != "bc" else [None]
+    return {
+        "seconds": round(seconds, 1),
+        "losses": {name: round(value, 4) for name, value in losses[-1][1].items() if not name.startswith("time")},
+        "at_steps": {str(number): evaluate(algorithm, number, env, unit["episodes"]) for number in steps},
+    }
+
+
+def data_of(unit: dict[str, Any], source: minari.MinariDataset) -> minari.MinariDataset:
+    """The source, or the source and what GTA generates from it."""
+    if unit["data"] == "source":
+        return source
+    return gta_datasets.augment(source, preset=unit["preset"], num_transitions=unit["num_transitions"], progress=False)
+
+
+def evaluate(algorithm: Any, steps: int | None, env: gymnasium.Env[Any, Any], episodes: int) -> dict[str, float]:
+    """Mean and spread of returns, and seconds of one action."""
+    policy = algorithm if steps is None else AtSteps(algorithm, steps)
+    returns = [episode_return(policy, env, EVALUATION_SEED + number) for number in range(episodes)]
+    size = env.observation_space.shape or ()
+    return {
+        "mean": round(float(np.mean(returns)), 1),
+        "std": round(float(np.std(returns)), 1),
+        "milliseconds_per_action": round(1e3 * act_seconds(policy, np.zeros((1, *size), np.float32)), 3),
+    }
+
+
+def act_seconds(policy: Any, observation: np.ndarray) -> float:
+    """Median seconds of one action."""
+    taken = []
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        policy.predict(observation)
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken))
+
+
+def _gtp(unit: dict[str, Any]) -> Any:
+    from gta_datasets.policies import GTPConfig
+
+    return GTPConfig(score_targets=unit["score_targets"], eta=unit["eta"], n_action_samples=unit["action_samples"])
+
+
+def _gtp_bc(unit: dict[str, Any]) -> Any:
+    from gta_datasets.policies import GTPBCConfig
+
+    return GTPBCConfig(score_targets=unit["score_targets"])
+
+
+def _bc(_unit: dict[str, Any]) -> Any:
+    return import_d3rlpy().algos.BCConfig()
+
+
+VARIANTS = {"gtp": _gtp, "gtp-bc": _gtp_bc, "bc": _bc}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""GTP and GTP-BC as algorithms of d3rlpy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gta_datasets import GTAAugmentedDataset
+from gta_datasets.adapters import to_d3rlpy
+from gta_datasets.errors import ConfigError, UnsupportedSpaceError
+from gta_datasets.policies import GTPBCConfig, GTPConfig
+from gta_datasets.policies.updates import advantage_weights
+from tests.builders import linear_dataset
+from tests.policies.helpers import TINY, built, d3rlpy, fit, minibatch, signs
+from tests.smoke import tiny
+
+CONFIGS = [GTPBCConfig, GTPConfig]
+STATES = np.zeros((200, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def augmented(tmp_path_factory: pytest.TempPathFactory) -> GTAAugmentedDataset:
+    source = linear_dataset("policies/linear-v0", lengths=(20,) * 4, terminated=(1,))
+    return tiny(source, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_they_learn_from_augmented_and_from_plain_data(config: type[Any], augmented: GTAAugmentedDataset) -> None:
+    for buffer in (augmented.to_d3rlpy(real_fraction=0.5), to_d3rlpy(augmented.source)):
+        scalers = {"observation_scaler": buffer.observation_scaler(), "reward_scaler": buffer.reward_scaler("standard")}
+        algorithm = config(**TINY, **scalers).create()
+        metrics = fit(algorithm, buffer, 4)
+        losses = {name: value for name, value in metrics.items() if not name.startswith("time")}
+        assert {"actor_loss", "consistency_error", "flow_error"} <= losses.keys()
+        assert all(math.isfinite(value) for value in losses.values()), losses
+        assert algorithm.predict(np.ones((5, 3), np.float32)).shape == (5, 2)
+
+
+def test_scalers_and_evaluators_of_d3rlpy_work(augmented: GTAAugmentedDataset) -> None:
+    scaler = d3rlpy.preprocessing.MinMaxActionScaler(minimum=np.full(2, 100.0), maximum=np.full(2, 200.0))
+    algorithm = GTPConfig(**TINY, action_scaler=scaler).create()
+    metrics = fit(algorithm, to_d3rlpy(augmented.source), 2, evaluators={"td": d3rlpy.metrics.TDErrorEvaluator()})
+    assert math.isfinite(metrics["td"])
+    for actions in (algorithm.sample_action(STATES, steps=1), algorithm.predict(STATES)):
+        assert actions.min() >= 100
+        assert actions.max() <= 200
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_number_of_jumps_is_chosen_at_prediction_time(config: type[Any]) -> None:
+    algorithm = built(config, sampling_steps=3)
+    flow_map = algorithm.impl.modules.average_actor.flow_map
+    jumps: list[int] = []
+    flow_map.register_forward_hook(lambda *_: jumps.append(1))
+    for asked, taken in [(None, 3), (1, 1), (7, 7), (None, 3)]:
+        for act in (algorithm.predict, algorithm.sample_action):
+            jumps.clear()
+            assert act(STATES, steps=asked).shape == (200, 2)
+            assert len(jumps) == taken
+    with pytest.raises(ConfigError, match="steps=0 is not allowed"):
+        algorithm.predict(STATES, steps=0)
+
+
+def test_the_seed_of_d3rlpy_decides_what_it_does() -> None:
+    first, same, other = (built(GTPConfig, seed=seed) for seed in (1, 1, 2))
+    for algorithm in (first, same, other):
+        algorithm.update(minibatch())
+    actions = [algorithm.predict(STATES) for algorithm in (first, same, other)]
+    np.testing.assert_array_equal(actions[0], actions[1])
+    assert not np.allclose(actions[0], actions[2])
+    assert not np.allclose(actions[0], first.predict(STATES))  # it draws anew
+
+
+def test_weights_grow_with_advantages_in_their_own_spread() -> None:
+    advantages = torch.tensor([-2.0, 0.0, 1.0, 3.0])
+    spread = math.sqrt((2.5**2 + 0.5**2 + 0.5**2 + 2.5**2) / 4)
+    expected = torch.tensor([1.0, 1.0, math.exp(2 / spread), math.exp(6 / spread)])
+    torch.testing.assert_close(advantage_weights(advantages, 2.0, 100.0), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(advantage_weights(1000 * advantages, 2.0, 100.0), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(advantage_weights(advantages, 2.0, 5.0), expected.clamp(max=5))
+    assert torch.isfinite(advantage_weights(torch.ones(3), 1.0, 100.0)).all()
+
+
+def test_advantages_and_critics_lead_to_good_actions() -> None:
+    rates = {"actor_learning_rate": 1e-2, "critic_learning_rate": 1e-2}
+    cloned, better = built(GTPBCConfig, actor_learning_rate=1e-2), built(GTPConfig, eta=3.0, tau=0.05, **rates)
+    for algorithm in (cloned, better):
+        for step in range(80):
+            algorithm.update(minibatch(64, seed=step))
+    assert 0.25 < signs(cloned.sample_action(STATES)) < 0.75
+    assert signs(better.sample_action(STATES)) > 0.8
+    good, bad = np.full((200, 2), 0.5, np.float32), np.full((200, 2), -0.5, np.float32)
+    assert better.predict_value(STATES, good).mean() == pytest.approx(1, abs=0.2)
+    assert better.predict_value(STATES, bad).mean() == pytest.approx(0, abs=0.2)
+
+
+@pytest.mark.parametrize(("terminal", "value"), [(0.0, 2.0), (1.0, 1.0)])
+def test_values_are_discounted_sums(terminal: float, value: float) -> None:
+    algorithm = built(GTPConfig, gamma=0.5, tau=0.2, critic_learning_rate=3e-2, actor_learning_rate=0.0)
+    batch = minibatch(terminal=terminal)
+    batch.rewards[:] = 1
+    for _ in range(60):
+        algorithm.update(batch)
+    assert algorithm.predict_value(batch.observations, batch.actions).mean() == pytest.approx(value, abs=0.25)
+
+
+def test_predict_takes_the_action_that_the_critics_prefer() -> None:
+    algorithm = built(GTPConfig, n_critics=1, n_action_samples=16)
+    best = algorithm.predict_value(STATES, algorithm.predict(STATES))
+    any_one = algorithm.predict_value(STATES, algorithm.sample_action(STATES))
+    assert best.mean() > any_one.mean()
+    assert best.std() < any_one.std()
+
+
+def test_without_critics_there_are_no_values() -> None:
+    with pytest.raises(NotImplementedError, match="GTP-BC has no critics"):
+        built(GTPBCConfig).predict_value(STATES, np.zeros((200, 2), np.float32))
+
+
+def weights_of(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def after_one_update(config: type[Any] = GTPConfig, **settings: Any) -> tuple[Any, dict[str, float]]:
+    algorithm = built(config, **settings)
+    return algorithm.impl.modules, algorithm.update(minibatch())
+
+
+def test_averages_follow_at_their_rates() -> None:
+    modules, _ = after_one_update(actor_tau=1.0, tau=0.0)
+    torch.testing.assert_close(weights_of(modules.average_actor), weights_of(modules.actor))
+    assert not torch.allclose(weights_of(modules.average_critics), weights_of(modules.critics))
+    modules, _ = after_one_update(actor_tau=0.0, tau=1.0)
+    assert not torch.allclose(weights_of(modules.average_actor), weights_of(modules.actor))
+    torch.testing.assert_close(weights_of(modules.average_critics), weights_of(modules.critics))
+
+
+@pytest.mark.parametrize("flow_weight", [0.0, 2.0])
+def test_the_actor_s_loss_is_made_of_both_errors(flow_weight: float) -> None:
+    _, metrics = after_one_update(GTPBCConfig, flow_weight=flow_weight)
+    expected = metrics["consistency_error"] + flow_weight * metrics["flow_error"]
+    assert metrics["actor_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_settings_change_what_is_trained() -> None:
+    modules, usual = after_one_update()
+    unchanged = weights_of(built(GTPConfig).impl.modules.critics)
+    assert not torch.allclose(weights_of(modules.critics), unchanged)
+    for name, value in {"levels": 3, "target_steps": 1, "eta": 5.0, "score_targets": False}.items():
+        assert after_one_update(**{name: value})[1]["actor_loss"] != usual["actor_loss"], name
+    assert after_one_update(eta=0.0)[1]["mean_weight"] == 1
+    assert after_one_update(eta=50.0, max_weight=2.0)[1]["mean_weight"] < 2
+    torch.testing.assert_close(weights_of(after_one_update(critic_learning_rate=0.0)[0].critics), unchanged)
+    still = after_one_update(actor_learning_rate=0.0)[0]
+    torch.testing.assert_close(weights_of(still.actor), weights_of(built(GTPConfig).impl.modules.actor))
+    assert len(after_one_update(n_critics=3)[0].critics) == 3
+    for name in ("width", "depth"):
+        larger = after_one_update(**{name: 2 * TINY[name]})[0]
+        assert len(weights_of(larger.actor)) > len(weights_of(modules.actor))
+
+
+@pytest.mark.parametrize("name", ["actor_optim_factory", "critic_optim_factory"])
+def test_optimisers_are_those_of_the_settings(name: str) -> None:
+    modules = built(GTPConfig, **{name: d3rlpy.optimizers.SGDFactory()}).impl.modules
+    optimisers = {"actor_optim_factory": modules.actor_optim, "critic_optim_factory": modules.critic_optim}
+    assert {key for key, found in optimisers.items() if isinstance(found.optim, torch.optim.SGD)} == {name}
+
+
+@pytest.mark.parametrize(
+    ("config", "setting", "value"),
+    [
+        *((GTPBCConfig, name, 0) for name in ("width", "depth", "levels", "sampling_steps")),
+        *((GTPConfig, name, 0) for name in ("n_critics", "target_steps", "max_weight", "n_action_samples")),
+        (GTPConfig, "eta", -1.0),
+        (GTPConfig, "width", -2),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config: type[Any], setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{setting}={value} is not allowed; choose {setting} >= \d"):
+        config(**{setting: value})
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_d3rlpy_offers_and_gtp_does_not_is_refused(config: type[Any], tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="compile_graph=True is not supported"):
+        config(compile_graph=True)
+    with pytest.raises(ConfigError, match="enable_ddp=True is not supported"):
+        config().create(enable_ddp=True)
+    with pytest.raises(NotImplementedError, match="load_policy"):
+        built(config).save_policy(str(tmp_path / "policy.pt"))
+
+
+def dataset(observations: np.ndarray, actions: np.ndarray) -> Any:
+    ends = np.arange(len(actions)) % 4 == 3
+    return d3rlpy.dataset.MDPDataset(observations, actions, np.ones(len(actions), np.float32), ends.astype(np.float32))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_images_and_discrete_actions_are_refused(config: type[Any]) -> None:
+    images = np.zeros((8, 1, 16, 16), np.uint8)
+    with pytest.raises(UnsupportedSpaceError, match=r"observations that are vectors, .* \(1, 16, 16\)"):
+        fit(config().create(), dataset(images, np.full((8, 2), 0.5, np.float32)), 1)
+    choices = np.arange(8)[:, None] % 3
+    with pytest.raises(UnsupportedSpaceError, match="continuous actions, and the dataset has 3 discrete ones"):
+        fit(config().create(), dataset(np.zeros((8, 3), np.float32), choices), 1)
