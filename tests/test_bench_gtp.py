@@ -1,0 +1,73 @@
+"""The benchmarks of GTP run end to end at small size and record what they claim to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import bandit, gtp, record
+from gta_datasets.demo import make_demo_dataset
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def run(module: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    {"gtp": gtp, "bandit": bandit}[module].main()
+
+
+def test_every_variant_is_evaluated_once_at_every_k(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_demo_dataset("gtp/cheetah-v0", episodes=1)
+    monkeypatch.setattr(gtp, "CALLS", 3)
+    monkeypatch.setattr(gtp, "episode_return", lambda policy, env, seed: float(policy.predict(np.ones((1, 17)))[0, 0]))
+    size = ["--dataset", "gtp/cheetah-v0", "--updates", "2", "--batch-size", "8", "--episodes", "2"]
+    variants = ["--variant", "gtp", "--variant", "gtp-bc", "--variant", "bc"]
+    for _ in range(2):
+        run("gtp", monkeypatch, *size, *variants, "--steps", "1", "--steps", "4", "--no-score-targets")
+    assert "bc, seed 0: done already" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (results / "gtp.jsonl").read_text().splitlines()]
+    assert [line["unit"]["variant"] for line in lines] == ["gtp", "gtp-bc", "bc"]
+    assert [set(line["at_steps"]) for line in lines] == [{"1", "4"}, {"1", "4"}, {"None"}]
+    assert not any(line["unit"]["score_targets"] for line in lines)
+    for line in lines:
+        assert all(found["milliseconds_per_action"] > 0 for found in line["at_steps"].values())
+        assert {"command", "machine", "versions", "revision", "seconds", "losses"} <= line.keys()
+    assert "critic_loss" in lines[0]["losses"]
+    assert "critic_loss" not in lines[1]["losses"]
+
+
+def test_the_bandit_counts_modes_and_draws_them(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("bandit", monkeypatch, "--updates", "3", "--actions", "300")
+    found = json.loads((results / "bandit.json").read_text())
+    assert found["good_modes"] == 4
+    assert set(found["gtp"]) == {"1", "2", "5", "10"}
+    assert found["gaussian"]["at_no_mode"] > 0.5
+    assert (results / "bandit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_coverage_tells_good_modes_from_others() -> None:
+    actions, rewards = bandit.draw_data(4_000, np.random.default_rng(0))
+    everything = bandit.coverage(actions)
+    assert everything["good_modes_covered"] == 4
+    assert everything["at_good_modes"] == pytest.approx(0.5, abs=0.03)
+    assert everything["at_other_modes"] == pytest.approx(0.5, abs=0.03)
+    good = rewards > 0.5
+    assert bandit.coverage(actions[good])["at_good_modes"] > 0.97
+    alone = np.repeat(bandit.MODES[:1], 100, axis=0)
+    assert bandit.coverage(alone)["good_modes_covered"] == 1
+    assert bandit.coverage(0 * alone) == {
+        "good_modes_covered": 0,
+        "at_good_modes": 0.0,
+        "at_other_modes": 0.0,
+        "at_no_mode": 1.0,
+    }
