@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def coverage(actions: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def draw(panels: dict[str, NDArray[Any]], rewards: NDArray[np.float32], path: Any) -> None:
+def draw(panels: dict[str, NDArray[Any]], rewards: NDArray[np.float32], path: Path) -> None:
     """Actions side by side; circles around the good modes."""
     figure, axes = new_figure(columns=len(panels), height=2.7)
     for place, (name, points) in enumerate(panels.items()):

@@ -43,6 +43,7 @@ SETTINGS = (
     "score_targets",
     "eta",
     "action_samples",
+    "temperature",
 )
 """What tells runs apart, besides variant and seed."""
 
@@ -90,6 +91,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-score-targets", dest="score_targets", action="store_false", help="a solver's targets")
     parser.add_argument("--eta", type=float, default=1.0, help="how much an advantage counts")
     parser.add_argument("--action-samples", type=int, default=1, help="of which the critics choose one")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the noise that actions are made from")
     parser.add_argument("--preset", default="cpu", help="of GTA")
     parser.add_argument("--num-transitions", type=int, default=200_000, help="that GTA generates")
     arguments = parser.parse_args()
@@ -156,13 +158,18 @@ def act_seconds(policy: Any, observation: np.ndarray) -> float:
 def _gtp(unit: dict[str, Any]) -> Any:
     from gta_datasets.policies import GTPConfig
 
-    return GTPConfig(score_targets=unit["score_targets"], eta=unit["eta"], n_action_samples=unit["action_samples"])
+    return GTPConfig(
+        score_targets=unit["score_targets"],
+        eta=unit["eta"],
+        n_action_samples=unit["action_samples"],
+        temperature=unit["temperature"],
+    )
 
 
 def _gtp_bc(unit: dict[str, Any]) -> Any:
     from gta_datasets.policies import GTPBCConfig
 
-    return GTPBCConfig(score_targets=unit["score_targets"])
+    return GTPBCConfig(score_targets=unit["score_targets"], temperature=unit["temperature"])
 
 
 def _bc(_unit: dict[str, Any]) -> Any:

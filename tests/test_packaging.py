@@ -146,7 +146,7 @@ def test_import_needs_no_extra(wheel_python: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(sys.argv[1:]))\n"  # None in sys.modules: importing it raises ImportError
-        "from gta_datasets import adapters, augment, cli, dataset, export, metrics, online"
+        "from gta_datasets import adapters, augment, cli, dataset, export, metrics, online, policies"
     )
     run(wheel_python, "-I", "-c", code, *OPTIONAL, cwd=wheel_python.parent)
 

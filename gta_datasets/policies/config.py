@@ -33,6 +33,7 @@ class GTPBCConfig(LearnableConfig):
     actor_tau: float = 0.05  # how far the averaged actor follows per update
     levels: int = 20  # noise levels between which jumps are learned, 0 not counted
     sampling_steps: int = 5  # K, jumps per action; `predict` may be asked for another number
+    temperature: float = 1.0  # standard deviation of the noise, over the usual one, that `predict` makes actions from
     flow_weight: float = 1.0  # lambda, of the flow error beside the consistency error
     score_targets: bool = True  # consistency targets on the noise ray; else a solver's step with the average's score
 
@@ -40,6 +41,8 @@ class GTPBCConfig(LearnableConfig):
         for name in ("width", "depth", "levels", "sampling_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} is not allowed; choose {name} >= 1")
+        if self.temperature < 0:
+            raise ConfigError(f"temperature={self.temperature} is not allowed; choose temperature >= 0")
         if self.compile_graph:
             raise ConfigError("compile_graph=True is not supported by GTP; leave it out")
 

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gta_datasets.errors import ConfigError, requires_extra
+from gta_datasets.errors import ConfigError, DatasetError, requires_extra
 from gta_datasets.policies.actor import ActionFlow, training_levels
 from gta_datasets.policies.config import GTPBCConfig, GTPConfig
 
@@ -22,6 +22,9 @@ with requires_extra("d3rlpy", "d3rlpy", "gta_datasets.policies needs"):
     from d3rlpy.types import TorchObservation
 
 __all__ = ["Critics", "GTPBCImpl", "GTPBCModules", "GTPImpl", "GTPModules", "advantage_weights"]
+
+ROUNDING = 1e-3
+"""By how much an action may leave its bounds: scaled float32 values do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +88,14 @@ class GTPBCImpl(QLearningAlgoImplBase):
         self._steps = config.sampling_steps
         modules.average_actor.load_state_dict(modules.actor.state_dict())
 
-    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:  # noqa: ARG002
-        """Losses by name."""
+    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:
+        """Losses by name.
+
+        Raises:
+            DatasetError: actions of the first batch are out of bounds.
+        """
+        if grad_step == 0:
+            _check_bounds(batch.actions)
         metrics = self._update_actor(batch, None)
         _follow(self._modules.average_actor, self._modules.actor, self._config.actor_tau)
         return metrics
@@ -108,14 +117,16 @@ class GTPBCImpl(QLearningAlgoImplBase):
 
     def inner_sample_action(self, x: TorchObservation) -> Tensor:
         """Actions of the average actor for `x (B, D)`, (B, A)."""
-        observations = _vectors(x)
-        shape = len(observations), self._action_size
-        noise = torch.randn(shape, generator=self._generator, device=observations.device)
-        return self._modules.average_actor.sample(observations, noise, self._steps)
+        return self._act(_vectors(x), 1.0)
 
     def inner_predict_best_action(self, x: TorchObservation) -> Tensor:
-        """As `inner_sample_action`: without critics all actions of the policy are as good."""
-        return self.inner_sample_action(x)
+        """As `inner_sample_action`, but from noise of the `temperature` that is set."""
+        return self._act(_vectors(x), self._config.temperature)
+
+    def _act(self, observations: Tensor, temperature: float) -> Tensor:
+        shape = len(observations), self._action_size
+        noise = torch.randn(shape, generator=self._generator, device=observations.device)
+        return self._modules.average_actor.sample(observations, temperature * noise, self._steps)
 
     def inner_predict_value(self, x: TorchObservation, action: Tensor) -> Tensor:
         raise NotImplementedError("GTP-BC has no critics; use GTP for values of actions")
@@ -158,8 +169,14 @@ class GTPImpl(GTPBCImpl):
         self._critics = critics
         modules.average_critics.load_state_dict(modules.critics.state_dict())
 
-    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:  # noqa: ARG002
-        """Losses by name."""
+    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:
+        """Losses by name.
+
+        Raises:
+            DatasetError: actions of the first batch are out of bounds.
+        """
+        if grad_step == 0:
+            _check_bounds(batch.actions)
         next_values, advantages = self._judge(batch)
         weights = advantage_weights(advantages, self._config.eta, self._config.max_weight)
         metrics = self._update_critics(batch, next_values) | self._update_actor(batch, weights)
@@ -171,12 +188,12 @@ class GTPImpl(GTPBCImpl):
         """Of `n_action_samples` actions the one that the least of the critics values most, (B, A)."""
         number = self._config.n_action_samples
         if number == 1:
-            return self.inner_sample_action(x)
+            return super().inner_predict_best_action(x)
         repeated = _vectors(x).repeat_interleave(number, dim=0)
-        actions = self.inner_sample_action(repeated)
+        actions = super().inner_predict_best_action(repeated)
         values = self._critics.now.compute_expected_q(repeated, actions, reduction="min")
         chosen = values.view(-1, number).argmax(dim=1)
-        return actions.view(-1, number, self._action_size)[torch.arange(len(chosen)), chosen]
+        return actions.view(-1, number, self._action_size)[torch.arange(len(chosen), device=chosen.device), chosen]
 
     def inner_predict_value(self, x: TorchObservation, action: Tensor) -> Tensor:
         values: Tensor = self._critics.now.compute_expected_q(x, action, reduction="mean")
@@ -216,6 +233,15 @@ class GTPImpl(GTPBCImpl):
         loss.backward()
         optimiser.step()
         return {"critic_loss": loss.item()}
+
+
+def _check_bounds(actions: Tensor) -> None:
+    largest = float(actions.abs().max())
+    if largest > 1 + ROUNDING:
+        raise DatasetError(
+            f"actions of the data reach {largest:.3g}, and those of GTP lie within -1 and 1; give the configuration an "
+            "action_scaler, such as d3rlpy.preprocessing.MinMaxActionScaler()"
+        )
 
 
 def _vectors(observations: TorchObservation) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.adapters import to_d3rlpy
-from gta_datasets.errors import ConfigError, UnsupportedSpaceError
+from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
 from gta_datasets.policies import GTPBCConfig, GTPConfig
 from gta_datasets.policies.updates import advantage_weights
 from tests.builders import linear_dataset
@@ -41,13 +41,12 @@ def test_they_learn_from_augmented_and_from_plain_data(config: type[Any], augmen
 
 
 def test_scalers_and_evaluators_of_d3rlpy_work(augmented: GTAAugmentedDataset) -> None:
-    scaler = d3rlpy.preprocessing.MinMaxActionScaler(minimum=np.full(2, 100.0), maximum=np.full(2, 200.0))
+    scaler = d3rlpy.preprocessing.MinMaxActionScaler(minimum=np.full(2, -1e3), maximum=np.full(2, 1e3))
     algorithm = GTPConfig(**TINY, action_scaler=scaler).create()
     metrics = fit(algorithm, to_d3rlpy(augmented.source), 2, evaluators={"td": d3rlpy.metrics.TDErrorEvaluator()})
     assert math.isfinite(metrics["td"])
     for actions in (algorithm.sample_action(STATES, steps=1), algorithm.predict(STATES)):
-        assert actions.min() >= 100
-        assert actions.max() <= 200
+        assert 1 < np.abs(actions).max() <= 1e3
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -73,6 +72,19 @@ def test_the_seed_of_d3rlpy_decides_what_it_does() -> None:
     np.testing.assert_array_equal(actions[0], actions[1])
     assert not np.allclose(actions[0], actions[2])
     assert not np.allclose(actions[0], first.predict(STATES))  # it draws anew
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_low_temperature_calms_predictions_alone(config: type[Any]) -> None:
+    calm, usual = (built(config, temperature=temperature) for temperature in (0.0, 1.0))
+    assert calm.predict(STATES).std(axis=0).max() < 1e-6  # all states are the same one
+    assert usual.predict(STATES).std() > 0.01
+    np.testing.assert_array_equal(built(config, temperature=0.0).sample_action(STATES), usual_sample(config))
+
+
+def usual_sample(config: type[Any]) -> np.ndarray:
+    actions: np.ndarray = built(config).sample_action(STATES)
+    return actions
 
 
 def test_weights_grow_with_advantages_in_their_own_spread() -> None:
@@ -176,6 +188,7 @@ def test_optimisers_are_those_of_the_settings(name: str) -> None:
         *((GTPBCConfig, name, 0) for name in ("width", "depth", "levels", "sampling_steps")),
         *((GTPConfig, name, 0) for name in ("n_critics", "target_steps", "max_weight", "n_action_samples")),
         (GTPConfig, "eta", -1.0),
+        (GTPBCConfig, "temperature", -0.5),
         (GTPConfig, "width", -2),
     ],
 )
@@ -207,3 +220,11 @@ def test_images_and_discrete_actions_are_refused(config: type[Any]) -> None:
     choices = np.arange(8)[:, None] % 3
     with pytest.raises(UnsupportedSpaceError, match="continuous actions, and the dataset has 3 discrete ones"):
         fit(config().create(), dataset(np.zeros((8, 3), np.float32), choices), 1)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_actions_out_of_bounds_are_refused(config: type[Any]) -> None:
+    batch = minibatch()
+    batch.actions[3, 1] = -2
+    with pytest.raises(DatasetError, match=r"reach 2, .* within -1 and 1; give .* an action_scaler"):
+        built(config).update(batch)
