@@ -1,7 +1,8 @@
-"""Datasets of D4RL's kinds, made from policies that ship with the benchmarks, or fetched.
+"""Datasets of D4RL's kinds, made by policies that ship with the benchmarks or by a controller, or fetched.
 
 python -m benchmarks.datasets make sim/halfcheetah/medium-v0 --steps 1000000 --workers 8
 python -m benchmarks.datasets make sim/hopper/medium-expert-v0
+python -m benchmarks.datasets make sim/pointmaze/umaze-v0 --steps 1000000
 python -m benchmarks.datasets make sim/walker2d/medium-v0 --remote     # Farama's dataset of this kind, from the network
 
 Episode number n of a dataset depends on the seed and n alone, not on the number of workers.
@@ -12,14 +13,17 @@ from __future__ import annotations
 import argparse
 import itertools
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import minari
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
+from benchmarks.mazes import MAZES, wander
 from gta_datasets.errors import DatasetError
 from gta_datasets.rollouts import Policy, SquashedGaussian, Uniform, make_env, roll_out
 
@@ -43,7 +47,11 @@ BODIES = {
     "walker2d": Body("Walker2d-v5", 180_000, 500_000, 1.629008, 4592.3),
 }
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
-NAMES = tuple(f"sim/{body}/{level}-v0" for body, level in itertools.product(BODIES, LEVELS))
+MAZE = "pointmaze"
+NAMES = (
+    *(f"sim/{body}/{level}-v0" for body, level in itertools.product(BODIES, LEVELS)),
+    *(f"sim/{MAZE}/{size}-v0" for size in MAZES),
+)
 REMOTE_LEVELS = ("medium", "expert")
 EVERY = 20_000  # training steps between two policies
 
@@ -74,32 +82,59 @@ def make(name: str, *, steps: int, seed: int = 0, workers: int = 1) -> minari.Mi
     """
     if name in minari.list_local_datasets():
         raise DatasetError(f"the dataset {name!r} is there already; minari.delete_dataset({name!r}) removes it")
-    body, level = parse(name)
+    origin = origin_of(name)
     buffers: list[EpisodeBuffer] = []
     lengths: list[int] = []
-    with ProcessPoolExecutor(workers) as pool:
+    with ExitStack() as stack:
+        mapped = map if workers == 1 else stack.enter_context(ProcessPoolExecutor(workers)).map
         while sum(lengths) < steps:
             more = -(-(steps - sum(lengths)) // max(lengths, default=1_000))
             numbers = range(len(buffers), len(buffers) + more)
-            buffers += pool.map(partial(episode, name, seed=seed), numbers)
+            buffers += mapped(partial(episode, name, seed=seed), numbers)
             lengths = [len(buffer.rewards) for buffer in buffers]
     needed = int(np.searchsorted(np.cumsum(lengths), steps)) + 1
-    known = BODIES[body]
     dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
         name,
         buffers[:needed],
-        env=known.env_id,
-        eval_env=known.env_id,
-        algorithm_name="SAC",
-        description=f"{level}: {DESCRIPTIONS[level].format(body=known)}; seed {seed}; made by benchmarks.datasets",
+        env=origin.env,
+        eval_env=origin.env,
+        algorithm_name=origin.algorithm,
+        description=f"{origin.description}; seed {seed}; made by benchmarks.datasets",
         author="gta-datasets",
         author_email="none@example.com",
         code_permalink="https://example.com",
-        ref_min_score=known.random_return,
-        ref_max_score=known.expert_return,
+        ref_min_score=origin.random_return,
+        ref_max_score=origin.expert_return,
         data_format="hdf5",
     )
     return dataset
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the data of a name come from."""
+
+    env: str | EnvSpec
+    algorithm: str
+    description: str
+    random_return: float
+    expert_return: float
+
+
+def origin_of(name: str) -> Origin:
+    """What is written down about a dataset of ours.
+
+    Raises:
+        MissingExtraError: Gymnasium-Robotics is not installed, and the dataset is a maze.
+    """
+    body, level = parse(name)
+    if body == MAZE:
+        maze = MAZES[level]
+        about = "a controller on its way from one random place to the next, which knows nothing of the goal"
+        return Origin(maze.env_spec, "waypoints", f"{level}: {about}", maze.random_return, maze.expert_return)
+    known = BODIES[body]
+    about = DESCRIPTIONS[level].format(body=known)
+    return Origin(known.env_id, "SAC", f"{level}: {about}", known.random_return, known.expert_return)
 
 
 DESCRIPTIONS = {
@@ -114,12 +149,14 @@ DESCRIPTIONS = {
 def episode(name: str, number: int, *, seed: int) -> EpisodeBuffer:
     """Episode `number` of a dataset."""
     body, level = parse(name)
+    if body == MAZE:
+        return wander(MAZES[level], number, seed)
     policies = _policies(body, level)
     return roll_out(_env(BODIES[body].env_id), policies[number % len(policies)], number, seed)
 
 
 def parse(name: str) -> tuple[str, str]:
-    """Robot and level of a dataset's name."""
+    """Robot and level of a dataset's name, or "pointmaze" and the size."""
     _, body, level = name.split("/")
     return body, level.removesuffix("-v0")
 
@@ -131,6 +168,8 @@ def remote_id(name: str) -> str:
         DatasetError: there is none.
     """
     body, level = parse(name)
+    if body == MAZE:
+        return f"D4RL/{MAZE}/{level}-v2"
     if level not in REMOTE_LEVELS:
         raise DatasetError(
             f"there is no remote dataset of level {level!r}; those there are: {', '.join(REMOTE_LEVELS)}"

@@ -28,6 +28,7 @@ import gta_datasets
 from benchmarks import record
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.charts import draw_curves
+from benchmarks.environments import evaluation_spec, make_flat
 from benchmarks.vectorised import ALGORITHMS
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.stack import Stack
@@ -126,7 +127,7 @@ def train_stack(units: list[dict[str, Any]], arguments: argparse.Namespace) -> T
     scores, seconds = train_and_evaluate(
         Stack(runs, ALGORITHMS[arguments.algorithm], batch_size=arguments.batch_size, device=device_of(arguments)),
         runs[0].table,
-        source.env_spec,
+        evaluation_spec(source),
         updates=arguments.updates,
         every=arguments.every,
         episodes=arguments.episodes,
@@ -156,7 +157,7 @@ def train_with_d3rlpy(name: str, seed: int, arguments: argparse.Namespace) -> Sc
     config = getattr(d3rlpy.algos, ALGORITHMS[arguments.algorithm].config)
     settings = {"batch_size": arguments.batch_size, **fitted_scalers(source, arguments)}
     algorithm = config(**settings).create(device=device_of(arguments))
-    env = gymnasium.make(source.env_spec)
+    env = make_flat(source)
     scores: Scores = {}
 
     def evaluate(algo: Any, _epoch: int, updates: int) -> None:

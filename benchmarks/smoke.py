@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,11 +16,14 @@ from benchmarks import run, tables
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.datasets import make
 from benchmarks.experiments import EXPERIMENTS, Experiment
+from benchmarks.mazes import MAZES
 
 __all__ = ["main"]
 
-DATASETS = ("sim/hopper/medium-v0", "sim/halfcheetah/medium-v0")
+DATASETS = ("sim/hopper/medium-v0", "sim/halfcheetah/medium-v0", "sim/pointmaze/umaze-v0")
 """In the order in which they are taken: untrained hoppers fall at once, which makes evaluations short."""
+
+SHORT = {"umaze": replace(MAZES["umaze"], horizon=30)}
 
 
 def main() -> int:
@@ -31,8 +35,9 @@ def main() -> int:
 
 
 def _run_and_render(folder: Path) -> int:
-    for name in DATASETS:
-        make(name, steps=3_000)
+    with mock.patch.dict(MAZES, SHORT):
+        for name in DATASETS:
+            make(name, steps=3_000)
     options = ["--scale", "smoke", "--results", str(folder / "results")]
     chosen = {experiment.name: _one_of_each(experiment) for experiment in EXPERIMENTS.values()}
     failed = sum(run.main([*options, "--table", name, *only]) for name, filters in chosen.items() for only in filters)

@@ -9,6 +9,7 @@ from typing import Any
 import minari
 
 from benchmarks import datasets
+from benchmarks.mazes import MAZES
 from gta_datasets.data.screen import screen_id
 from gta_datasets.errors import DatasetError
 
@@ -100,18 +101,18 @@ GYM_MEDIUM = tuple(task for task in GYM if task.name.endswith("-medium-v2"))
 SHARES = tuple(replace(HALFCHEETAH_MEDIUM, name=f"{percent}%", share=percent / 100) for percent in (5, 10, 15, 20, 100))
 """Table 12: shares of halfcheetah-medium."""
 
-# Farama's point mazes are not D4RL's: other episodes, other references, which come with the dataset.
+# Neither Farama's point mazes nor ours are D4RL's: other physics, other references, which come with the dataset.
 MAZE2D = tuple(
     Task(
         f"maze2d-{size}-v1",
         f"sim/pointmaze/{size}-v0",
-        f"D4RL/pointmaze/{size}-v2",
+        datasets.remote_id(f"sim/pointmaze/{size}-v0"),
         "maze2d",
         None,
         target_return=280.0,
         episode_factor=10,
     )
-    for size in ("umaze", "medium", "large")
+    for size in MAZES
 )
 
 ANTMAZE = tuple(

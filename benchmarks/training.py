@@ -15,6 +15,7 @@ import numpy as np
 import gta_datasets
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.algorithms import ALGORITHMS
+from benchmarks.environments import evaluation_spec, make_flat
 from benchmarks.policies import EVALUATION_SEED, episode_return
 from benchmarks.units import Unit
 from benchmarks.vectorised.draws import Run
@@ -57,7 +58,7 @@ class Prepared:
 
     def measured(self, scores: Scores, seconds: float, runs: int, trainer: str) -> dict[str, Any]:
         """What goes into the ledger, of the scores by number of updates."""
-        normalise, spec = self.unit.task.normalise, self.source.env_spec
+        normalise = self.unit.task.normalise
         return {
             "id": self.unit.id,
             "unit": self.identity,
@@ -67,7 +68,7 @@ class Prepared:
             "seconds_for_data": round(self.seconds, 1),
             "runs_at_once": runs,
             "trainer": trainer,
-            "environment": spec.id,
+            "environment": self.source.env_spec.id,
             "source": self.source.id,
             "config": None if self.data is self.source else self.data.config.to_dict(),
             "transitions": {"source": int(self.source.total_steps), "all": int(self.data.total_steps)},
@@ -93,7 +94,7 @@ def train_stack(prepared: Sequence[Prepared], device: str, checkpoints: Path) ->
     scores, seconds = train_and_evaluate(
         Stack(runs, batch_size=first["batch_size"], device=device),
         runs[0].table,
-        prepared[0].source.env_spec,
+        evaluation_spec(prepared[0].source),
         updates=first["updates"],
         every=prepared[0].unit.scale.every,
         episodes=first["episodes"],
@@ -114,7 +115,7 @@ def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
     algorithm = known.create(
         to_d3rlpy(prepared.source), task.kind, updates=updates, batch_size=identity["batch_size"], device=device
     )
-    env = gymnasium.make(prepared.source.env_spec)
+    env = make_flat(prepared.source)
     episode = _asked_episode_return(task.target_return) if known.is_transformer else episode_return
     scores: Scores = {}
 
@@ -142,7 +143,7 @@ def _asked_episode_return(target: float | None) -> Callable[[Any, gymnasium.Env[
         observation, _ = env.reset(seed=seed)
         reward, total, over = 0.0, 0.0, False
         while not over:
-            action = policy.predict(observation.astype(np.float32), reward)
+            action = policy.predict(observation, reward)
             observation, reward, terminated, truncated, _ = env.step(action)
             total, over = total + float(reward), terminated or truncated
         return total

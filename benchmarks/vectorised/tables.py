@@ -16,9 +16,12 @@ from benchmarks.adapters import import_d3rlpy
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import DatasetError
 
-__all__ = ["Batch", "Table", "read_table"]
+__all__ = ["Batch", "Encode", "Table", "encoder_of", "read_table"]
 
 CHUNK = 1 << 16  # transitions read at once
+
+Encode = Callable[[Any], NDArray[np.float32]]
+"""Of a batch of an environment's observations: what algorithms see, (n, O), not standardised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +34,7 @@ class Table:
     action_size: int  # A
     mean: Tensor  # (O,) of observations, which are standardised in `rows`
     scale: Tensor  # (O,)
-    encode: Callable[[Any], NDArray[np.float32]]
-    """A batch of the environment's observations as rows, (n, O), not standardised."""
+    encode: Encode
 
 
 class Batch(NamedTuple):
@@ -65,11 +67,8 @@ def read_table(dataset: minari.MinariDataset, observation_scaler: Any, reward_sc
     Raises:
         DatasetError: its actions are not continuous.
     """
-    import_d3rlpy()
-    from gta_datasets.adapters.d3rlpy_episodes import Layout
-
     corpus = Corpus(dataset)
-    layout = Layout(corpus, tuple_observation=False)
+    layout = _layout(corpus)
     if layout.is_discrete:
         raise DatasetError(f"dataset {dataset.id!r} has actions {dataset.action_space}; a Box is needed")
     mean = torch.as_tensor(observation_scaler.mean, dtype=torch.float32)
@@ -87,8 +86,25 @@ def read_table(dataset: minari.MinariDataset, observation_scaler: Any, reward_sc
         batch.rewards.copy_(rewards if reward_scaler is None else reward_scaler.transform(rewards))
         batch.goes_on.copy_(torch.from_numpy(~found.terminated)[:, None])
 
+    return Table(rows, corpus.num_real, observation_size, action_size, mean, scale, _encoder(corpus, layout))
+
+
+def encoder_of(dataset: minari.MinariDataset) -> Encode:
+    """How d3rlpy's algorithms see the observations of a dataset's environment."""
+    corpus = Corpus(dataset)
+    return _encoder(corpus, _layout(corpus))
+
+
+def _layout(corpus: Corpus) -> Any:
+    import_d3rlpy()
+    from gta_datasets.adapters.d3rlpy_episodes import Layout
+
+    return Layout(corpus, tuple_observation=False)
+
+
+def _encoder(corpus: Corpus, layout: Any) -> Encode:
     def encode(observations: Any) -> NDArray[np.float32]:
         encoded: NDArray[np.float32] = layout.observations(corpus.observation_codec.flatten(observations))
         return encoded
 
-    return Table(rows, corpus.num_real, observation_size, action_size, mean, scale, encode)
+    return encode

@@ -1,0 +1,47 @@
+"""Where the policies of a dataset are evaluated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector.utils import concatenate, create_empty_array
+from numpy.typing import NDArray
+
+from benchmarks.vectorised.tables import Encode, encoder_of
+
+__all__ = ["evaluation_spec", "make_flat"]
+
+
+def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec:
+    """The environment that the dataset names for evaluations, or else that of its data.
+
+    They differ in Farama's mazes: an episode of the data is as long as all of them.
+    """
+    if dataset.storage.metadata.get("eval_env_spec") is None:
+        return dataset.env_spec
+    env = dataset.recover_environment(eval_env=True)
+    env.close()
+    spec: EnvSpec = env.spec
+    return spec
+
+
+def make_flat(dataset: minari.MinariDataset) -> gymnasium.Env[Any, Any]:
+    """That environment, with observations as d3rlpy's algorithms see them."""
+    return _Flat(gymnasium.make(evaluation_spec(dataset)), encoder_of(dataset))
+
+
+class _Flat(gymnasium.ObservationWrapper[NDArray[np.float32], Any, Any]):
+    def __init__(self, env: gymnasium.Env[Any, Any], encode: Encode) -> None:
+        super().__init__(env)
+        self._encode, self._space = encode, env.observation_space
+        size = self.observation(self._space.sample()).shape
+        self.observation_space = spaces.Box(-np.inf, np.inf, size, np.float32)
+
+    def observation(self, observation: Any) -> NDArray[np.float32]:
+        batch: Any = create_empty_array(self._space)
+        return self._encode(concatenate(self._space, [observation], batch))[0]
