@@ -3,7 +3,9 @@
 The values are those of CORL (https://github.com/tinkoff-ai/CORL, revision 6afec90, `algorithms/offline/*.py` and
 `configs/offline`), which the GTA paper builds on. Where d3rlpy's default is the same value it is not repeated here.
 Known differences: CORL initialises CQL's networks orthogonally, which d3rlpy does not offer, and scales rewards of some
-locomotion datasets only, where here IQL scales those of all, as the GTA paper does. MCQ is not in d3rlpy.
+locomotion datasets only, where here IQL scales those of all, as the GTA paper does. MCQ is neither in CORL nor in
+d3rlpy: `benchmarks.mcq` is ours, with its authors' sizes and rates, and one weight for all datasets, that of their
+example (0.9), where their paper chose one for each.
 """
 
 from __future__ import annotations
@@ -70,6 +72,19 @@ def _cql(_source: Any, kind: str, _updates: int) -> Any:
     )
 
 
+def _mcq(_source: Any, _kind: str, _updates: int) -> Any:
+    """Networks of 400 units, a behaviour model of 750."""
+    d3rlpy = import_d3rlpy()
+    from benchmarks.mcq import MCQConfig
+
+    encoder = d3rlpy.models.VectorEncoderFactory([400, 400])
+    return MCQConfig(
+        actor_encoder_factory=encoder,
+        critic_encoder_factory=encoder,
+        behaviour_encoder_factory=d3rlpy.models.VectorEncoderFactory([750, 750]),
+    )
+
+
 def _decision_transformer(_source: Any, kind: str, _updates: int) -> Any:
     """AdamW with 10,000 steps of warm-up; returns of locomotion in thousands."""
     d3rlpy = import_d3rlpy()
@@ -96,5 +111,6 @@ ALGORITHMS = {
     "TD3BC": Algorithm(_td3_bc),
     "IQL": Algorithm(_iql),
     "CQL": Algorithm(_cql),
+    "MCQ": Algorithm(_mcq),
     "DT": Algorithm(_decision_transformer, batch_size=64, most_updates=100_000, is_transformer=True),
 }

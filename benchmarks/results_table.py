@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-from benchmarks.algorithms import ALGORITHMS
 from benchmarks.experiments import Experiment, Method, Scale
 from benchmarks.quality_tables import METRICS, PAPER
 from benchmarks.statistics import Summary, summarise, welch
@@ -62,7 +61,7 @@ def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iter
     hero = next((method for method in experiment.methods if method.name.startswith("GTA")), None)
     others = [method for method in experiment.methods if hero is not None and method is not hero]
     rows = []
-    for algorithm in filter(ALGORITHMS.__contains__, experiment.algorithms):
+    for algorithm in experiment.algorithms:
         found = {
             (task.name, method.name): [score(line, task) for line in runs.get((algorithm, task.name, method.name), [])]
             for task in experiment.tasks
@@ -148,8 +147,7 @@ def _grid(
     lines = [line for found in runs.values() for line in found]
     ids = [unit.id for unit in units_of([experiment], scale)]
     missing = len(ids) - len(lines)
-    notes = [f"{name} is not implemented." for name in experiment.algorithms if name not in ALGORITHMS]
-    notes += [experiment.note] if experiment.note else []
+    notes = [experiment.note] if experiment.note else []
     failed = len(set(ids) & set(failures))
     return Grid(experiment, columns, rows, missing, len(ids), failed, notes + mixtures(lines))
 

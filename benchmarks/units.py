@@ -111,15 +111,13 @@ def unit_id(identity: dict[str, Any]) -> str:
 
 
 def units_of(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Unit]:
-    """All units of algorithms there are, data or not, one seed of everything before the next seed."""
+    """All units, data or not, one seed of everything before the next seed."""
     experiments = [experiment for experiment in experiments if experiment.skipped is None]
     for seed in range(scale.seeds):
         for experiment in experiments:
             if experiment.kind == "quality" and seed > 0:
                 continue  # one seed: what is averaged are thousands of transitions
             for algorithm in experiment.algorithms or (None,):
-                if algorithm is not None and algorithm not in ALGORITHMS:
-                    continue
                 for task in experiment.tasks:
                     for method in experiment.methods:
                         yield Unit(experiment, task, method, algorithm, seed, scale)

@@ -70,7 +70,7 @@ def test_a_stack_gives_what_single_runs_give(tmp_path: Path) -> None:
     assert [line["returns"] for line in together] == [line["returns"] for line in alone]
 
 
-@pytest.mark.parametrize("algorithm", ["IQL", "CQL", "DT"])
+@pytest.mark.parametrize("algorithm", ["IQL", "CQL", "MCQ", "DT"])
 def test_every_other_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
     table = "13" if algorithm == "DT" else "1-gym"
     assert start(tmp_path, "--dataset", HOPPER, "--algorithm", algorithm, "--method", "S4RL", table=table) == 0
