@@ -46,7 +46,9 @@ BODIES = {
     "hopper": Body("Hopper-v5", 120_000, 400_000, -20.272305, 3234.3),
     "walker2d": Body("Walker2d-v5", 180_000, 500_000, 1.629008, 4592.3),
 }
-LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
+MIXTURES = {"expert-replay-20": 20, "expert-replay-10": 10}
+"""Episodes of medium-replay that follow each one of an expert's."""
+LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert", *MIXTURES)
 MAZE = "pointmaze"
 NAMES = (
     *(f"sim/{body}/{level}-v0" for body, level in itertools.product(BODIES, LEVELS)),
@@ -143,6 +145,10 @@ DESCRIPTIONS = {
     "medium-replay": "stochastic roll-outs of a SAC policy at every stage up to {body.medium:,} steps, in turn",
     "medium-expert": "stochastic roll-outs of SAC policies after {body.medium:,} and {body.expert:,} steps, in turn",
     "expert": "stochastic roll-outs of a SAC policy after {body.expert:,} steps",
+    **{
+        level: f"an expert's episode and {others} of medium-replay, in turn: stochastic roll-outs of SAC policies"
+        for level, others in MIXTURES.items()
+    },
 }
 
 
@@ -185,8 +191,11 @@ def _policies(body: str, level: str) -> tuple[Policy, ...]:
     """What acts in a dataset's episodes, in turn."""
     known = BODIES[body]
     medium, expert = (_load(body, step) for step in (known.medium, known.expert))
+    replay = (_random(body), *(_load(body, step) for step in range(EVERY, known.medium + 1, EVERY)))
     if level == "medium-replay":
-        return (_random(body), *(_load(body, step) for step in range(EVERY, known.medium + 1, EVERY)))
+        return replay
+    if level in MIXTURES:
+        return (expert, *itertools.islice(itertools.cycle(replay), MIXTURES[level]))
     if level == "random":
         return (_random(body),)
     return {"medium": (medium,), "expert": (expert,), "medium-expert": (medium, expert)}[level]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks import quality
-from benchmarks.tasks import ADROIT, ANTMAZE, GYM, GYM_MEDIUM, KITCHEN, MAZE2D, SHARES, Task
+from benchmarks.tasks import ADROIT, ANTMAZE, EXPERTS, GYM, GYM_MEDIUM, KITCHEN, MAZE2D, MIXED, SHARES, Task
 
 __all__ = ["EXPERIMENTS", "SCALES", "Experiment", "Method", "Scale"]
 
@@ -49,6 +49,7 @@ class Method:
     settings: Mapping[str, Any] | None = field(default_factory=dict)  # of `augment`; None: the source alone
     real_fraction: float | None = None  # of every batch; None draws from all transitions alike
     batch_size: int | None = None  # instead of the scale's
+    repeats_experts: bool = False  # of a mixture, until there are as many as others
     variant: str | None = None  # the name under which `benchmarks.quality` measures it
     paper: str | None = None  # its name in the paper's numbers, if another
     paper_row: str | None = None  # the paper's row, if not the dataset
@@ -150,8 +151,15 @@ EXPERIMENTS = {
         ),
         Experiment("10", "Length of windows: policies", HALFCHEETAH, HORIZONS, ("TD3BC",)),
         _quality("10-quality", "Length of windows: dynamics", HALFCHEETAH, HORIZONS, "dynamic_mse_x1e-2"),
-        Experiment("11-mixed", "Few experts among many others", skipped="mixtures of two datasets are not built yet"),
-        Experiment("11-expert-only", "Few experts alone", skipped="mixtures of two datasets are not built yet"),
+        Experiment(
+            "11-mixed",
+            "Few experts among many others",
+            MIXED,
+            (NONE, Method("Naive Duplication", None, repeats_experts=True), S4RL, SYNTHER, GTA),
+            ("TD3BC",),
+            note="GTA augments the experts' episodes only.",
+        ),
+        Experiment("11-expert-only", "Few experts alone", EXPERTS, (NONE, S4RL, SYNTHER, GTA), ("TD3BC",)),
         Experiment("12", "Shares of halfcheetah-medium", SHARES, (NONE, GTA), ("TD3BC",)),
         Experiment("13", "Decision Transformer, locomotion", GYM, (NONE, S4RL, GTA), ("DT",)),
         Experiment("14", "Decision Transformer, mazes", MAZE2D, (NONE, S4RL, GTA), ("DT",)),

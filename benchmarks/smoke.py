@@ -19,7 +19,12 @@ from benchmarks.mazes import MAZES
 
 __all__ = ["main"]
 
-DATASETS = ("sim/hopper/medium-v0", "sim/halfcheetah/medium-v0", "sim/pointmaze/umaze-v0")
+DATASETS = (
+    "sim/hopper/medium-v0",
+    "sim/halfcheetah/medium-v0",
+    "sim/pointmaze/umaze-v0",
+    "sim/halfcheetah/expert-replay-20-v0",
+)
 """In the order in which they are taken: untrained hoppers fall at once, which makes evaluations short."""
 
 SHORT = {"umaze": replace(MAZES["umaze"], horizon=30)}

@@ -7,13 +7,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import minari
+import numpy as np
 
 from benchmarks import datasets
 from benchmarks.mazes import MAZES
 from gta_datasets.data.screen import screen_id
 from gta_datasets.errors import DatasetError
 
-__all__ = ["ADROIT", "ANTMAZE", "GYM", "GYM_MEDIUM", "KITCHEN", "MAZE2D", "SHARES", "Task"]
+__all__ = [
+    "ADROIT",
+    "ANTMAZE",
+    "EXPERTS",
+    "GYM",
+    "GYM_MEDIUM",
+    "KITCHEN",
+    "MAZE2D",
+    "MIXED",
+    "SHARES",
+    "Task",
+]
 
 
 @dataclass(frozen=True)
@@ -29,14 +41,17 @@ class Task:
     episode_factor: int = 1  # of an evaluation, in multiples of the scale's
     overrides: Mapping[str, Any] = field(default_factory=dict)  # what the paper sets otherwise than for the kind
     share: float = 1.0  # of the episodes, the first ones
+    steps: int = 1_000_000  # of the dataset, when it is made
+    experts_every: int | None = None  # episodes; the first of so many is an expert's, in a mixture
+    experts_only: bool = False  # the others are left out
 
     @property
     def available(self) -> bool:
         """Whether the data are on this machine."""
         return self._local() is not None
 
-    def open(self) -> minari.MinariDataset:
-        """The dataset, or the share of it.
+    def open(self, *, repeat_experts: bool = False) -> minari.MinariDataset:
+        """The dataset, or the part of it; of a mixture with experts as often as others, if they are to be repeated.
 
         Raises:
             DatasetError: it is not on this machine; says how to get it.
@@ -45,17 +60,27 @@ class Task:
         if name is None:
             raise DatasetError(f"dataset {self.dataset!r} is not on this machine; {self.remedy}")
         dataset: minari.MinariDataset = minari.load_dataset(name)
-        if self.share == 1:
+        every = dataset.episode_indices
+        episodes = every[: max(1, round(self.share * len(every)))]
+        if self.experts_every is not None:
+            experts = episodes[:: self.experts_every]
+            more = experts.repeat(self.experts_every - 2) if repeat_experts else []
+            episodes = experts if self.experts_only else np.concatenate([episodes, more]).astype(episodes.dtype)
+        if np.array_equal(episodes, every):
             return dataset
-        kept = max(1, round(self.share * dataset.total_episodes))
-        return minari.MinariDataset(dataset.storage, episode_indices=dataset.episode_indices[:kept])
+        return minari.MinariDataset(dataset.storage, episode_indices=episodes)
+
+    @property
+    def good_quantile(self) -> float:
+        """That the returns of the experts in a mixture reach; 0 where all episodes are alike."""
+        return 0.0 if self.experts_every is None or self.experts_only else 1 - 1 / self.experts_every
 
     @property
     def remedy(self) -> str:
         """How to get the data."""
         ways = []
         if self.dataset in datasets.NAMES:
-            ways.append(f"`python -m benchmarks.datasets make {self.dataset} --steps 1000000` makes it")
+            ways.append(f"`python -m benchmarks.datasets make {self.dataset} --steps {self.steps}` makes it")
         if self.remote is not None:
             ways.append(f"`minari download {self.remote}` fetches the one of the same kind")
         return ", or ".join(ways)
@@ -100,6 +125,21 @@ GYM_MEDIUM = tuple(task for task in GYM if task.name.endswith("-medium-v2"))
 
 SHARES = tuple(replace(HALFCHEETAH_MEDIUM, name=f"{percent}%", share=percent / 100) for percent in (5, 10, 15, 20, 100))
 """Table 12: shares of halfcheetah-medium."""
+
+# The paper does not name the robot; its scores are those of halfcheetah. As many episodes as in D4RL's medium-replay.
+MIXED = tuple(
+    replace(
+        _gym("halfcheetah", level),
+        name=f"1:{others}",
+        steps=200_000 + 200_000 // others,
+        experts_every=1 + others,
+    )
+    for level, others in datasets.MIXTURES.items()
+)
+"""Table 11: few experts among many others."""
+
+EXPERTS = tuple(replace(task, experts_only=True) for task in MIXED)
+"""Table 11: the same few experts alone."""
 
 # Neither Farama's point mazes nor ours are D4RL's: other physics, other references, which come with the dataset.
 MAZE2D = tuple(

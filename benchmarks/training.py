@@ -29,7 +29,7 @@ __all__ = ["STACKED", "Prepared", "train_alone", "train_stack"]
 STACKED = "TD3BC"
 """The algorithm of which many runs are trained at once."""
 
-DATA = ("dataset", "share", "settings", "preset", "num_transitions")
+DATA = ("dataset", "share", "experts", "settings", "preset", "num_transitions")
 """What tells the data of units apart."""
 
 
@@ -44,7 +44,7 @@ class Prepared:
         started = time.perf_counter()
         self.unit, self.identity = unit, unit.identity
         self.source = unit.task.open()
-        self.data: Any = self.source
+        self.data: Any = unit.task.open(repeat_experts=True) if unit.method.repeats_experts else self.source
         if self.identity["settings"] is not None:
             self.data = gta_datasets.augment(
                 self.source,
@@ -70,7 +70,7 @@ class Prepared:
             "trainer": trainer,
             "environment": self.source.env_spec.id,
             "source": self.source.id,
-            "config": None if self.data is self.source else self.data.config.to_dict(),
+            "config": None if self.identity["settings"] is None else self.data.config.to_dict(),
             "transitions": {"source": int(self.source.total_steps), "all": int(self.data.total_steps)},
         }
 
@@ -84,7 +84,7 @@ def train_stack(prepared: Sequence[Prepared], device: str, checkpoints: Path) ->
     tables: dict[str, Table] = {}
     runs = []
     for each in prepared:
-        key = repr([each.identity[name] for name in DATA])
+        key = repr([each.identity.get(name) for name in DATA])
         if key not in tables:
             tables[key] = read_table(each.data, to_d3rlpy(each.source).observation_scaler())
         runs.append(Run(tables[key], each.identity["seed"], each.identity["real_fraction"]))

@@ -41,7 +41,10 @@ class Unit:
                 "sample": scale.quality_sample,
             }
         algorithm, generated = ALGORITHMS[self.algorithm], method.settings is not None
-        return {
+        experts = {"experts": "only"} if self.task.experts_only else {}
+        if method.repeats_experts:
+            experts = {"experts": "repeated"}
+        return experts | {
             "dataset": self.task.dataset,
             "share": self.task.share,
             "settings": self.settings,
@@ -85,6 +88,8 @@ class Unit:
         settings = dict(self.method.settings)
         if "method" in settings or self.algorithm is None:
             return settings
+        if self.task.good_quantile:
+            settings["source_quantile"] = self.task.good_quantile
         if self.scale.tuned or self.task.kind != "locomotion":
             return {"task": self.task.kind, **self.task.overrides, **settings}
         return settings

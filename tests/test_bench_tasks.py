@@ -6,15 +6,19 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks import datasets
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.quality_tables import PAPER
-from benchmarks.tasks import ANTMAZE, GYM, SHARES
+from benchmarks.tasks import ANTMAZE, EXPERTS, GYM, MIXED, SHARES, Task
+from benchmarks.training import Prepared
 from benchmarks.units import Unit, units_of
 from gta_datasets.adapters import to_d3rlpy
+from gta_datasets.adapters.corpus import Corpus
+from gta_datasets.errors import DatasetError
 
 HOPPER = "sim/hopper/medium-v0"
 
@@ -103,3 +107,68 @@ def test_a_share_is_of_the_episodes() -> None:
     half = replace(SHARES[-1], dataset=HOPPER, share=0.5).open()
     assert half.total_episodes == round(whole.total_episodes / 2)
     assert [task.share for task in SHARES] == [0.05, 0.1, 0.15, 0.2, 1]
+
+
+@pytest.fixture(scope="module")
+def mixture(_hopper: None) -> Task:
+    """A small mixture, of a robot whose episodes are short."""
+    datasets.make("sim/hopper/expert-replay-10-v0", steps=1_300)
+    return replace(MIXED[1], dataset="sim/hopper/expert-replay-10-v0")
+
+
+def test_experts_are_every_so_many_episodes_of_a_mixture(mixture: Task) -> None:
+    dataset = mixture.open()
+    expert = datasets.episode("sim/hopper/expert-v0", 0, seed=0)
+    np.testing.assert_array_equal(dataset[0].actions, expert.actions)
+    (alone,) = replace(mixture, experts_only=True).open()
+    np.testing.assert_array_equal(alone.actions, expert.actions)
+    assert dataset.total_episodes > 2
+    assert [task.experts_every for task in MIXED] == [21, 11]
+    assert [task.steps // 1_000 for task in MIXED] == [10 * 21, 20 * 11]
+    assert "make sim/halfcheetah/expert-replay-20-v0 --steps 210000`" in EXPERTS[0].remedy
+    with pytest.raises(DatasetError, match="expert-replay-20-v0' is not on this machine"):
+        EXPERTS[0].open()
+
+
+@pytest.mark.parametrize(("experts", "more"), [(1, 0), (3, 0), (2, 5)])
+def test_the_good_quantile_is_that_of_the_experts(experts: int, more: int) -> None:
+    for task in MIXED:
+        others = (task.experts_every - 1) * (experts - bool(more)) + more
+        returns = np.concatenate([np.arange(others), 1_000 + np.arange(experts)])
+        assert (returns >= np.quantile(returns, task.good_quantile)).sum() == experts
+    assert EXPERTS[0].good_quantile == GYM[0].good_quantile == 0
+
+
+def test_repeated_experts_are_as_many_as_others(mixture: Task) -> None:
+    dataset = mixture.open()
+    task = replace(mixture, experts_every=3)
+    repeated = task.open(repeat_experts=True)
+    others = [number for number in range(dataset.total_episodes) if number % 3]
+    experts = [number for number in range(dataset.total_episodes) if number % 3 == 0]
+    counts = np.bincount(repeated.episode_indices)
+    assert {counts[number] for number in experts} == {2}
+    assert {counts[number] for number in others} == {1}
+    corpus = Corpus(repeated)
+    assert len(corpus) == dataset.total_steps + sum(len(dataset[number]) for number in experts)
+    assert task.open().total_steps == dataset.total_steps
+
+
+def test_units_of_a_mixture_say_what_they_are_trained_on() -> None:
+    name = MIXED[0].dataset
+    of_all, repeated, only = (
+        unit_of(table, name, method).identity
+        for table, method in (("11-mixed", "None"), ("11-mixed", "Naive Duplication"), ("11-expert-only", "None"))
+    )
+    assert [each.get("experts") for each in (of_all, repeated, only)] == [None, "repeated", "only"]
+    assert unit_of("11-mixed", name, "GTA", "cpu").settings == {"source_quantile": 20 / 21}
+    assert unit_of("11-mixed", name, "GTA", "paper").settings == {"task": "locomotion", "source_quantile": 20 / 21}
+    assert unit_of("11-expert-only", name, "GTA", "cpu").settings == {}
+    assert unit_of("11-mixed", name, "SynthER", "cpu").settings == {"method": "synther"}
+
+
+def test_repeated_experts_are_data_that_nobody_generated(mixture: Task) -> None:
+    unit = unit_of("11-mixed", MIXED[0].dataset, "Naive Duplication")
+    prepared = Prepared(replace(unit, task=replace(mixture, experts_every=3)))
+    line = prepared.measured({}, 1.0, 1, "stack")
+    assert line["transitions"]["all"] > line["transitions"]["source"] == mixture.open().total_steps
+    assert line["config"] is None
