@@ -10,32 +10,39 @@ example (0.9), where their paper chose one for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.adapters import import_d3rlpy
+from benchmarks.vectorised.iql import IQL
+from benchmarks.vectorised.learner import MakeLearner
+from benchmarks.vectorised.td3_bc import TD3BC
 
 __all__ = ["ALGORITHMS", "Algorithm"]
-
-Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How an algorithm of d3rlpy is made."""
+    """How an algorithm is made."""
 
     config: Callable[[Any, str, int], Any]
-    """Of the source's buffer, the kind of task and the number of updates; without size of batches and observations."""
+    """d3rlpy's, of the source's buffer, the kind of task and the number of updates; without batches and scalers."""
     batch_size: int | None = None  # its own, whatever the scale says
     most_updates: int | None = None
     is_transformer: bool = False
+    rewards: Callable[[Any, str], Any] = lambda _source, _kind: None
+    """d3rlpy's scaler of rewards, of the source's buffer and the kind of task; None leaves them as they are."""
+    learner: Callable[[str, int], MakeLearner | None] = lambda _kind, _updates: None
+    """The same for many runs at once, of the kind of task and the number of updates; None where there is none."""
 
     def create(self, source: Any, kind: str, *, updates: int, batch_size: int, device: str) -> Any:
         """The algorithm, untrained; observations are standardised as in the source, rewards scaled by kind of task."""
         config = self.config(source, kind, updates)
         config.batch_size = batch_size
         config.observation_scaler = source.observation_scaler()
+        config.reward_scaler = self.rewards(source, kind)
         return config.create(device=device)
 
 
@@ -43,19 +50,31 @@ def _td3_bc(_source: Any, _kind: str, _updates: int) -> Any:
     return import_d3rlpy().algos.TD3PlusBCConfig()
 
 
-def _iql(source: Any, kind: str, updates: int) -> Any:
+IQL_BY_KIND = {"antmaze": (0.9, 10.0), "adroit": (0.8, 3.0)}
+"""Expectile and temperature, where they are not 0.7 and 3."""
+
+
+def _iql(_source: Any, kind: str, updates: int) -> Any:
     """Learning rate of the policy down to zero along a cosine; expectile and temperature by kind of task."""
     d3rlpy = import_d3rlpy()
     scheduler = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=updates)
-    by_kind: dict[str, Options] = {
-        "antmaze": {"expectile": 0.9, "weight_temp": 10.0},
-        "adroit": {"expectile": 0.8, "actor_encoder_factory": d3rlpy.models.VectorEncoderFactory(dropout_rate=0.1)},
-    }
-    return d3rlpy.algos.IQLConfig(
+    expectile, temperature = IQL_BY_KIND.get(kind, (0.7, 3.0))
+    config = d3rlpy.algos.IQLConfig(
         actor_optim_factory=d3rlpy.optimizers.AdamFactory(lr_scheduler_factory=scheduler),
-        reward_scaler=_rewards(source, kind),
-        **by_kind.get(kind, {}),
+        expectile=expectile,
+        weight_temp=temperature,
     )
+    if kind == "adroit":
+        config.actor_encoder_factory = d3rlpy.models.VectorEncoderFactory(dropout_rate=0.1)
+    return config
+
+
+def _iql_learner(kind: str, updates: int) -> MakeLearner | None:
+    """Not for adroit, whose policies have dropout."""
+    if kind == "adroit":
+        return None
+    expectile, temperature = IQL_BY_KIND.get(kind, (0.7, 3.0))
+    return partial(IQL, expectile=expectile, temperature=temperature, anneal=updates)
 
 
 def _cql(_source: Any, kind: str, _updates: int) -> Any:
@@ -85,32 +104,38 @@ def _mcq(_source: Any, _kind: str, _updates: int) -> Any:
     )
 
 
-def _decision_transformer(_source: Any, kind: str, _updates: int) -> Any:
-    """AdamW with 10,000 steps of warm-up; returns of locomotion in thousands."""
+def _decision_transformer(_source: Any, _kind: str, _updates: int) -> Any:
+    """AdamW with 10,000 steps of warm-up."""
     d3rlpy = import_d3rlpy()
     optimiser = d3rlpy.optimizers.GPTAdamWFactory(
         weight_decay=1e-4,
         clip_grad_norm=0.25,
         lr_scheduler_factory=d3rlpy.optimizers.WarmupSchedulerFactory(warmup_steps=10_000),
     )
-    scale = d3rlpy.preprocessing.MultiplyRewardScaler(0.001) if kind == "locomotion" else None
     encoder = d3rlpy.models.VectorEncoderFactory([128], exclude_last_activation=True)
     return d3rlpy.algos.DecisionTransformerConfig(
-        encoder_factory=encoder, activation_type="gelu", optim_factory=optimiser, reward_scaler=scale
+        encoder_factory=encoder, activation_type="gelu", optim_factory=optimiser
     )
 
 
-def _rewards(source: Any, kind: str) -> Any:
+def _iql_rewards(source: Any, kind: str) -> Any:
     """Locomotion: a thousand over the range of returns; antmaze: less one."""
     if kind == "locomotion":
         return source.reward_scaler("return", multiplier=1_000.0)
     return import_d3rlpy().preprocessing.ConstantShiftRewardScaler(-1.0) if kind == "antmaze" else None
 
 
+def _in_thousands(_source: Any, kind: str) -> Any:
+    """Returns of locomotion in thousands."""
+    return import_d3rlpy().preprocessing.MultiplyRewardScaler(0.001) if kind == "locomotion" else None
+
+
 ALGORITHMS = {
-    "TD3BC": Algorithm(_td3_bc),
-    "IQL": Algorithm(_iql),
+    "TD3BC": Algorithm(_td3_bc, learner=lambda _kind, _updates: TD3BC),
+    "IQL": Algorithm(_iql, rewards=_iql_rewards, learner=_iql_learner),
     "CQL": Algorithm(_cql),
     "MCQ": Algorithm(_mcq),
-    "DT": Algorithm(_decision_transformer, batch_size=64, most_updates=100_000, is_transformer=True),
+    "DT": Algorithm(
+        _decision_transformer, batch_size=64, most_updates=100_000, is_transformer=True, rewards=_in_thousands
+    ),
 }

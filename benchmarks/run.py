@@ -32,7 +32,7 @@ from gta_datasets.augment import default_cache_dir
 __all__ = ["main", "select"]
 
 ON_GPU = 32
-"""Runs of TD3+BC in one stack on a GPU. On a CPU they would take turns: one by one, an interruption costs less."""
+"""Runs in one stack on a GPU. On a CPU they would take turns: one by one, an interruption costs less."""
 
 SECONDS = {"s": 1, "m": 60, "h": 3_600}
 
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes; they share the threads")
     parser.add_argument("--budget", type=budget, help="start nothing that is not expected to end by then: 90m, 2h, 45s")
     parser.add_argument(
-        "--stack", type=int, help=f"runs of TD3+BC trained at once (default: {ON_GPU} on a GPU, else 1)"
+        "--stack", type=int, help=f"runs of TD3+BC or IQL trained at once (default: {ON_GPU} on a GPU, else 1)"
     )
     parser.add_argument("--retry", action="store_true", help="try again what has failed")
     parser.add_argument("--list", action="store_true", help="run nothing, list the units")

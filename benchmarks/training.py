@@ -1,4 +1,4 @@
-"""Training and evaluating the policies of units: stacks of TD3+BC, and d3rlpy's other algorithms one by one."""
+"""Training and evaluating the policies of units: in stacks where an algorithm has them, else one by one by d3rlpy."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ from benchmarks.vectorised.tables import Table, read_table
 from benchmarks.vectorised.training import Scores, train_and_evaluate
 from gta_datasets.adapters import to_d3rlpy
 
-__all__ = ["STACKED", "Prepared", "train_alone", "train_stack"]
-
-STACKED = "TD3BC"
-"""The algorithm of which many runs are trained at once."""
+__all__ = ["Prepared", "train_alone", "train_stack"]
 
 DATA = ("dataset", "share", "experts", "settings", "preset", "num_transitions")
 """What tells the data of units apart."""
@@ -76,23 +73,24 @@ class Prepared:
 
 
 def train_stack(prepared: Sequence[Prepared], device: str, checkpoints: Path) -> list[dict[str, Any]]:
-    """TD3+BC of several units at once, of equal shapes, batches and numbers of updates; seconds are shared equally.
+    """Several units at once, of one algorithm and kind of task, equal shapes, batches and numbers of updates.
 
-    A stack of the same units goes on where the last one was interrupted.
+    Seconds are shared equally. A stack of the same units goes on where the last one was interrupted.
     """
-    first = prepared[0].identity
+    first, known, kind = prepared[0].identity, ALGORITHMS[prepared[0].identity["algorithm"]], prepared[0].unit.task.kind
     tables: dict[str, Table] = {}
     runs = []
     for each in prepared:
         key = repr([each.identity.get(name) for name in DATA])
         if key not in tables:
-            tables[key] = read_table(each.data, to_d3rlpy(each.source).observation_scaler())
+            buffer = to_d3rlpy(each.source)
+            tables[key] = read_table(each.data, buffer.observation_scaler(), known.rewards(buffer, kind))
         runs.append(Run(tables[key], each.identity["seed"], each.identity["real_fraction"]))
     checkpoints.mkdir(parents=True, exist_ok=True)
     together = hashlib.blake2b(" ".join([device, *(each.unit.id for each in prepared)]).encode(), digest_size=8)
     checkpoint = checkpoints / f"{together.hexdigest()}.safetensors"
     scores, seconds = train_and_evaluate(
-        Stack(runs, batch_size=first["batch_size"], device=device),
+        Stack(runs, prepared[0].unit.learner, batch_size=first["batch_size"], device=device),
         runs[0].table,
         evaluation_spec(prepared[0].source),
         updates=first["updates"],

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.experiments import Experiment, Method, Scale
 from benchmarks.tasks import Task
+from benchmarks.vectorised.learner import MakeLearner
 from gta_datasets.augment import configuration
 
 __all__ = ["Unit", "unit_id", "units_of"]
@@ -79,6 +80,13 @@ class Unit:
             for stage, values in today.items()
             for name, value in values.items()
         )
+
+    @property
+    def learner(self) -> MakeLearner | None:
+        """What trains many runs like this one at once; None if they are trained one by one, or nothing is."""
+        if self.algorithm is None:
+            return None
+        return ALGORITHMS[self.algorithm].learner(self.task.kind, self.identity["updates"])
 
     @property
     def settings(self) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import torch
 from filelock import Timeout
 
 from benchmarks import ledger, quality
-from benchmarks.training import STACKED, Prepared, train_alone, train_stack
+from benchmarks.training import Prepared, train_alone, train_stack
 from benchmarks.units import Unit
 
 __all__ = ["Order", "work"]
@@ -51,14 +51,16 @@ def work(order: Order) -> None:
 
 
 def jobs(units: Sequence[Unit], stack: int) -> Iterator[list[Unit]]:
-    """Units that are trained together: runs of TD3+BC in the same kind of environment and of the same size."""
+    """Units that are trained together: runs of one algorithm in the same environment and of the same size."""
     waiting: dict[tuple[Any, ...], list[Unit]] = {}
     for unit in units:
-        if unit.algorithm != STACKED:
+        if unit.learner is None:
             yield [unit]
             continue
-        body = unit.task.dataset.rpartition("/")[0]
-        key = (body, *(unit.identity[name] for name in ("updates", "batch_size", "episodes")))
+        # Datasets of a robot share its environment; of mazes each has its own.
+        place = unit.task.dataset.rpartition("/")[0] if unit.task.kind == "locomotion" else unit.task.dataset
+        sizes = (unit.identity[name] for name in ("algorithm", "updates", "batch_size", "episodes"))
+        key = (place, unit.task.kind, *sizes)
         waiting.setdefault(key, []).append(unit)
         if len(waiting[key]) == stack:
             yield waiting.pop(key)
@@ -107,7 +109,7 @@ def _do(units: Sequence[Unit], order: Order) -> None:
     if units[0].algorithm is None:
         _attempt(units, order, lambda: [_judge(units[0])])
         return
-    if units[0].algorithm != STACKED:
+    if units[0].learner is None:
         _attempt(units, order, lambda: [train_alone(Prepared(units[0]), order.device)])
         return
     prepared: list[Prepared] = []

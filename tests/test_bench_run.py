@@ -14,6 +14,9 @@ from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.tasks import ANTMAZE
 from benchmarks.training import Prepared
 from benchmarks.units import Unit, units_of
+from benchmarks.vectorised import training as stack_training
+from benchmarks.vectorised.evaluation import evaluate
+from benchmarks.vectorised.stack import Stack
 from gta_datasets.errors import DatasetError
 
 HOPPER = "sim/hopper/medium-v0"
@@ -61,16 +64,18 @@ def test_units_are_done_once_and_say_all_about_themselves(tmp_path: Path, capsys
     assert {"seconds", "machine", "revision", "command"} <= source.keys()
 
 
-def test_a_stack_gives_what_single_runs_give(tmp_path: Path) -> None:
-    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "S4RL"]
+@pytest.mark.parametrize("algorithm", ["TD3BC", "IQL"])
+def test_a_stack_gives_what_single_runs_give(tmp_path: Path, algorithm: str) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", algorithm, "--method", "None", "--method", "S4RL"]
     start(tmp_path / "alone", *only)
     start(tmp_path / "together", *only, "--stack", "2")
     alone, together = lines(tmp_path / "alone"), lines(tmp_path / "together")
     assert [line["runs_at_once"] for line in together] == [2, 2]
+    assert {line["trainer"] for line in alone + together} == {"stack"}
     assert [line["returns"] for line in together] == [line["returns"] for line in alone]
 
 
-@pytest.mark.parametrize("algorithm", ["IQL", "CQL", "MCQ", "DT"])
+@pytest.mark.parametrize("algorithm", ["CQL", "MCQ", "DT"])
 def test_every_other_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
     table = "13" if algorithm == "DT" else "1-gym"
     assert start(tmp_path, "--dataset", HOPPER, "--algorithm", algorithm, "--method", "S4RL", table=table) == 0
@@ -78,6 +83,46 @@ def test_every_other_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
     assert line["trainer"] == "d3rlpy"
     assert line["returns"].keys() == {"2", "4"}
     assert line["unit"]["batch_size"] == (64 if algorithm == "DT" else 8)
+
+
+def test_a_killed_unit_of_iql_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "IQL", "--method", "None"]
+    start(tmp_path / "whole", *only)
+    begun: list[int] = []
+
+    def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> Any:
+        begun.append(stack.updates)
+        if begun == [2, 4]:
+            raise KeyboardInterrupt
+        return evaluate(stack, *arguments, **options)
+
+    monkeypatch.setattr(stack_training, "evaluate", killed_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "killed", *only)
+    start(tmp_path / "killed", *only)
+    assert begun == [2, 4, 4]
+    (whole,), (resumed,) = lines(tmp_path / "whole"), lines(tmp_path / "killed")
+    assert resumed["returns"] == whole["returns"]
+    assert not list((tmp_path / "cache" / "benchmarks").iterdir())
+
+
+def test_only_runs_in_one_environment_are_stacked() -> None:
+    units = [
+        unit_of(table, dataset, method, algorithm="IQL")
+        for table, dataset, method in (
+            ("1-gym", HOPPER, "None"),
+            ("1-maze", "sim/pointmaze/umaze-v0", "None"),
+            ("1-gym", "sim/hopper/medium-replay-v0", "GTA"),
+            ("1-maze", "sim/pointmaze/large-v0", "None"),
+            ("2", "human/door/demonstrations-v0", "None"),
+            ("1-maze", "sim/pointmaze/umaze-v0", "GTA"),
+        )
+    ]
+    units.insert(1, unit_of("1-gym", HOPPER, "None"))
+    together = [[units.index(unit) for unit in job] for job in work.jobs(units, 3)]
+    assert sorted(together) == [[0, 3], [1], [2, 6], [4], [5]]
+    assert units[5].learner is None, "the policies of adroit have dropout"
 
 
 def test_judged_units_go_where_the_quality_benchmark_looks(tmp_path: Path) -> None:

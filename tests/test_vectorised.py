@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from benchmarks.vectorised import stack as stacks
 from benchmarks.vectorised.agreement import largest_difference
 from benchmarks.vectorised.draws import Draws, Run
 from benchmarks.vectorised.evaluation import evaluate
+from benchmarks.vectorised.iql import IQL
 from benchmarks.vectorised.networks import Networks
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table, read_table
@@ -72,6 +74,32 @@ def assert_same_runs(stack: Stack, other: Stack, run: int, alone: int = 0, *, at
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_updates_are_those_of_d3rlpy(algorithm: str) -> None:
     assert 0 < largest_difference(ALGORITHMS[algorithm], updates=4, runs=2, batch_size=64) < 1e-5
+
+
+def test_settings_of_iql_are_those_of_d3rlpy() -> None:
+    optimizers = adapters.import_d3rlpy().optimizers
+    falling = optimizers.AdamFactory(lr_scheduler_factory=optimizers.CosineAnnealingLRFactory(T_max=5))
+    theirs = {"expectile": 0.9, "weight_temp": 10.0, "actor_optim_factory": falling}
+    ours = {"expectile": 0.9, "temperature": 10.0, "anneal": 5}
+    sizes = {"updates": 4, "runs": 1, "batch_size": 64}
+    assert largest_difference(IQL, config=theirs, settings=ours, **sizes) < 1e-5
+    for name in ours:
+        others = {key: value for key, value in ours.items() if key != name}
+        assert largest_difference(IQL, config=theirs, settings=others, **sizes) > 1e-4
+
+
+def test_a_falling_learning_rate_goes_on_after_an_interruption() -> None:
+    run, algorithm = Run(make_table(), 0), functools.partial(IQL, anneal=12)
+    whole, first, second = (Stack([run], algorithm, **SMALL) for _ in range(3))
+    whole.train(12)
+    first.train(7)
+    second.load({name: value.clone() for name, value in first.tensors.items()}, 7)
+    second.train(5)
+    assert_same_runs(second, whole, 0)
+    before = {name: value.clone() for name, value in whole.tensors.items()}
+    whole.train(1)
+    assert torch.equal(whole.tensors["0/actor"], before["0/actor"]), "the rate should be down to zero"
+    assert not torch.equal(whole.tensors["0/value"], before["0/value"])
 
 
 def test_first_weights_are_drawn_as_torch_draws_them() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.vectorised.iql import IQL
-from benchmarks.vectorised.learner import Learner
+from benchmarks.vectorised.learner import Learner, Setup
 from benchmarks.vectorised.networks import Layer
 from benchmarks.vectorised.tables import Batch
 from benchmarks.vectorised.td3_bc import TD3BC
@@ -24,18 +24,28 @@ Pairs = list[tuple[Tensor, Tensor]]
 """Tensors of d3rlpy's beside ours."""
 
 
-def largest_difference(algorithm: type[Learner], *, updates: int = 4, runs: int = 2, batch_size: int = 256) -> float:
+def largest_difference(
+    algorithm: type[Learner],
+    *,
+    updates: int = 4,
+    runs: int = 2,
+    batch_size: int = 256,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> float:
     """After some updates, the largest difference of a parameter, targets included, or of an average gradient.
 
     The averages are Adam's. Parameters alone would not do: Adam makes steps of the same size from gradients of any.
+    `config` are d3rlpy's settings, `settings` ours of the same meaning.
     """
     d3rlpy = import_d3rlpy()
     theirs = []
     for run in range(runs):
         d3rlpy.seed(run)
-        theirs.append(getattr(d3rlpy.algos, algorithm.config)(batch_size=batch_size).create())
+        theirs.append(getattr(d3rlpy.algos, algorithm.config)(batch_size=batch_size, **config or {}).create())
         theirs[-1].create_impl((OBSERVATIONS,), ACTIONS)
-    ours = algorithm([torch.Generator()] * runs, OBSERVATIONS, ACTIONS, batch_size, torch.device("cpu"))
+    setup = Setup([torch.Generator()] * runs, OBSERVATIONS, ACTIONS, batch_size, torch.device("cpu"))
+    ours = algorithm(setup, **settings or {})
     parameters = [pair for run in range(runs) for pair in _parameters(theirs[run].impl.modules, ours, run)]
     for their, our in parameters:
         our.copy_(their)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,22 +13,25 @@ from benchmarks.vectorised.networks import Networks, Pass
 from benchmarks.vectorised.optimiser import Adam
 from benchmarks.vectorised.tables import Batch
 
-__all__ = ["GAMMA", "TAU", "Learner"]
+__all__ = ["GAMMA", "TAU", "Learner", "MakeLearner", "Setup"]
 
 GAMMA = 0.99
 TAU = 0.005
 
 
-class Learner(ABC):
-    """The networks of `R` runs of an algorithm, and one update of all of them, with the defaults of d3rlpy.
+@dataclass(frozen=True)
+class Setup:
+    """What runs that are trained together have in common."""
 
-    Args:
-        generators: one for every run, for the first weights.
-        observation_size: O.
-        action_size: A.
-        batch_size: B.
-        device: where everything is.
-    """
+    generators: Sequence[torch.Generator]  # one for every run, for the first weights
+    observation_size: int  # O
+    action_size: int  # A
+    batch_size: int  # B
+    device: torch.device
+
+
+class Learner(ABC):
+    """The networks of `R` runs of an algorithm, and one update of all of them, with the defaults of d3rlpy."""
 
     actor_interval: int
     """Updates of the critics for each one of the policy."""
@@ -35,25 +39,18 @@ class Learner(ABC):
     config: str
     """The name of d3rlpy's configuration."""
 
-    def __init__(
-        self,
-        generators: Sequence[torch.Generator],
-        observation_size: int,
-        action_size: int,
-        batch_size: int,
-        device: torch.device,
-    ) -> None:
-        runs = len(generators)
-        self._observation_size, self._action_size = observation_size, action_size
-        self.actor = Networks(runs, observation_size, action_size, device)
-        self.critics = Networks(runs, observation_size + action_size, 1, device, count=2)
-        self.actor.initialise(generators)
-        self.critics.initialise(generators)
+    def __init__(self, setup: Setup) -> None:
+        runs, device = len(setup.generators), setup.device
+        self._observation_size, self._action_size = setup.observation_size, setup.action_size
+        self.actor = Networks(runs, setup.observation_size, setup.action_size, device)
+        self.critics = Networks(runs, setup.observation_size + setup.action_size, 1, device, count=2)
+        self.actor.initialise(setup.generators)
+        self.critics.initialise(setup.generators)
         self.target_critics = self.critics.copy()
         self.networks = {"actor": self.actor, "critic": self.critics}
         self.optimisers = {name: Adam(found.values, found.gradients) for name, found in self.networks.items()}
-        self._actor_pass = Pass(runs, batch_size, action_size, device)
-        self._critic_pass = Pass(runs, batch_size, 1, device)
+        self._actor_pass = Pass(runs, setup.batch_size, setup.action_size, device)
+        self._critic_pass = Pass(runs, setup.batch_size, 1, device)
 
     @property
     @abstractmethod
@@ -88,6 +85,16 @@ class Learner(ABC):
         once = Pass(runs, size, self._action_size, observations.device)
         return once.forward(self.actor.layers[0], observations).tanh_()
 
+    def _actions(self, actor: Networks, observations: Tensor) -> Tensor:
+        """Actions (R, B, A) for standardised observations (R, B, O), valid until the next call."""
+        return self._actor_pass.forward(actor.layers[0], observations).tanh_()
+
+    def _step_actor(self, actions: Tensor, slope: Tensor) -> None:
+        """A step of the policy, given the slope of its loss at the actions of its last pass; changes the slope."""
+        slope.mul_(1 - actions.square())
+        self._actor_pass.backward(self.actor.layers[0], slope, self.actor.gradient_layers[0])
+        self.optimisers["actor"].step()
+
     def _least_target(self, pairs: Tensor) -> Tensor:
         """The lesser value of both target critics, (R, B, 1), for observations and actions side by side."""
         first, second = self.target_critics.layers
@@ -101,3 +108,7 @@ class Learner(ABC):
             slope = self._critic_pass.forward(layers, batch.pairs) - target
             self._critic_pass.backward(layers, slope.mul_(2 / slope.shape[1]), gradients)
         self.optimisers["critic"].step()
+
+
+MakeLearner = Callable[[Setup], Learner]
+"""An algorithm, or one with settings of its own."""

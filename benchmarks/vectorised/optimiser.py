@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
 __all__ = ["Adam"]
+
+LEARNING_RATE = 3e-4
 
 
 class Adam:
@@ -15,10 +19,11 @@ class Adam:
     Args:
         values: what is to be optimised, changed in place.
         gradients: read at every step.
+        anneal: steps over which the learning rate falls to zero along a cosine; None keeps it.
     """
 
-    def __init__(self, values: Tensor, gradients: Tensor, *, learning_rate: float = 3e-4) -> None:
-        self.values, self._gradients, self._learning_rate = values, gradients, learning_rate
+    def __init__(self, values: Tensor, gradients: Tensor, *, anneal: int | None = None) -> None:
+        self.values, self._gradients, self._anneal = values, gradients, anneal
         self.tensors = {
             "mean": torch.zeros_like(values),
             "square": torch.zeros_like(values),
@@ -39,8 +44,14 @@ class Adam:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self._learning_rate,
+            lr=self._rate(steps),
             weight_decay=0.0,
             eps=1e-8,
             maximize=False,
         )
+
+    def _rate(self, steps: Tensor) -> float | Tensor:
+        """The learning rate after some steps; a tensor where it changes, which a CUDA graph computes anew."""
+        if self._anneal is None:
+            return LEARNING_RATE
+        return (steps * (math.pi / self._anneal)).cos_().add_(1).mul_(LEARNING_RATE / 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.vectorised.draws import CHUNK, Draws, Run
 from benchmarks.vectorised.graphs import Captured
-from benchmarks.vectorised.learner import Learner
+from benchmarks.vectorised.learner import MakeLearner, Setup
 from benchmarks.vectorised.tables import Batch
 from benchmarks.vectorised.td3_bc import TD3BC
 from gta_datasets.errors import ConfigError
@@ -41,7 +41,7 @@ class Stack:
     def __init__(
         self,
         runs: Sequence[Run],
-        algorithm: type[Learner] = TD3BC,
+        algorithm: MakeLearner = TD3BC,
         *,
         batch_size: int = 256,
         device: torch.device | str = "cpu",
@@ -84,7 +84,7 @@ class Stack:
 class _Lane:
     """Runs that take part in the same kernels."""
 
-    def __init__(self, runs: Sequence[Run], algorithm: type[Learner], batch_size: int, device: torch.device) -> None:
+    def __init__(self, runs: Sequence[Run], algorithm: MakeLearner, batch_size: int, device: torch.device) -> None:
         self.runs, self._device = runs, device
         tables = list(dict.fromkeys(run.table for run in runs))
         ends = np.cumsum([len(table.rows) for table in tables]).tolist()
@@ -95,7 +95,7 @@ class _Lane:
         self._scale = torch.stack([run.table.scale for run in runs]).unsqueeze(1).to(device)
         self._sizes = tables[0].observation_size, tables[0].action_size
         generators = [torch_generator(run.seed, "weights", 0, device) for run in runs]
-        self._learner = algorithm(generators, *self._sizes, batch_size, device)
+        self._learner = algorithm(Setup(generators, *self._sizes, batch_size, device))
         self._draws = Draws(runs, [start_of[run.table] for run in runs], batch_size, device)
         self._update = self._update_eagerly if device.type == "cpu" else Captured(self._update_eagerly)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from benchmarks.vectorised.learner import TAU, Learner
+from benchmarks.vectorised.learner import TAU, Learner, Setup
 from benchmarks.vectorised.tables import Batch
 
 __all__ = ["TD3BC"]
@@ -22,15 +20,8 @@ class TD3BC(Learner):
     actor_interval = 2
     config = "TD3PlusBCConfig"
 
-    def __init__(
-        self,
-        generators: Sequence[torch.Generator],
-        observation_size: int,
-        action_size: int,
-        batch_size: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(generators, observation_size, action_size, batch_size, device)
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self.target_actor = self.actor.copy()
 
     @property
@@ -50,13 +41,13 @@ class TD3BC(Learner):
 
     def _next_value(self, batch: Batch, noise: Tensor) -> Tensor:
         """What the targets expect of the next state, where the target policy acts with some noise, (R, B, 1)."""
-        actions = self._actor_pass.forward(self.target_actor.layers[0], batch.next_observations).tanh_()
+        actions = self._actions(self.target_actor, batch.next_observations)
         actions.add_((SMOOTHING * noise).clamp_(-SMOOTHING_LIMIT, SMOOTHING_LIMIT)).clamp_(-1, 1)
         return self._least_target(torch.cat([batch.next_observations, actions], dim=-1))
 
     def _update_actor(self, batch: Batch) -> None:
         """A step on the mean squared distance to the data's actions less the scaled value of the policy's."""
-        actions = self._actor_pass.forward(self.actor.layers[0], batch.observations).tanh_()
+        actions = self._actions(self.actor, batch.observations)
         critic = self.critics.layers[0]
         values = self._critic_pass.forward(critic, torch.cat([batch.observations, actions], dim=-1))
         size = values.shape[1]
@@ -64,6 +55,4 @@ class TD3BC(Learner):
         hidden = self._critic_pass.backward(critic, slope.expand_as(values))
         slope = torch.bmm(hidden, critic[0].weight[:, self._observation_size :].mT)
         slope.add_(actions - batch.actions, alpha=2 / (size * self._action_size))
-        slope.mul_(1 - actions.square())
-        self._actor_pass.backward(self.actor.layers[0], slope, self.actor.gradient_layers[0])
-        self.optimisers["actor"].step()
+        self._step_actor(actions, slope)
