@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from filelock import FileLock
 from benchmarks import policies, record
 from benchmarks.units import Unit, unit_id
 
-__all__ = ["JUDGED", "POLICIES", "RUNS", "Found", "append", "ledger_of", "lock_of", "read", "read_all"]
+__all__ = ["JUDGED", "POLICIES", "RUNS", "Found", "append", "extend", "ledger_of", "lock_of", "read", "read_all"]
 
 RUNS, JUDGED, POLICIES = "runs.jsonl", "quality.jsonl", "policies.jsonl"
 
@@ -39,12 +40,25 @@ def ledger_of(unit: Unit, results: Path) -> Path:
 
 def append(ledger: Path, module: str, measured: Mapping[str, Any], *, packages: Sequence[str] = ()) -> None:
     """Add a line; one that another process left unfinished stays a line of its own."""
+    with _ready(ledger):
+        record.append_line(ledger, module, measured, packages=packages)
+
+
+def extend(ledger: Path, lines: str) -> None:
+    """Add lines that were written elsewhere."""
+    with _ready(ledger), ledger.open("a") as file:
+        file.write(lines)
+
+
+@contextmanager
+def _ready(ledger: Path) -> Iterator[None]:
+    """Nobody else writes, and the last line is at its end."""
     ledger.parent.mkdir(parents=True, exist_ok=True)
     with lock_of(ledger, "append"):
         if ledger.exists() and not ledger.read_bytes().endswith(b"\n") and ledger.stat().st_size:
             with ledger.open("a") as file:
                 file.write("\n")
-        record.append_line(ledger, module, measured, packages=packages)
+        yield
 
 
 def read_all(results: Path) -> Found:

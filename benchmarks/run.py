@@ -24,6 +24,7 @@ import torch
 
 from benchmarks import ledger, record
 from benchmarks.algorithms import ALGORITHMS
+from benchmarks.cluster import require_ray, work_by_ray
 from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment
 from benchmarks.units import Unit, units_of
 from benchmarks.work import Order, work
@@ -40,6 +41,8 @@ SECONDS = {"s": 1, "m": 60, "h": 3_600}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is missing; the number of units that failed now."""
     options = _parser().parse_args(arguments)
+    if options.backend == "ray":
+        require_ray()  # now, and not after the first look at the data
     units = select(options)
     if options.list:
         _list(units, options)
@@ -61,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads=max(1, torch.get_num_threads() // options.workers),
         device="cuda:0" if gpu else "cpu",
     )
-    _run(order, options.workers)
+    if options.backend == "ray":
+        work_by_ray(order, options.workers)
+    else:
+        _run(order, options.workers)
     return _report(possible, found, ledger.read_all(options.results))
 
 
@@ -101,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", action="append", help="only these; may be repeated")
     parser.add_argument("--method", action="append", help="only these columns of the tables; may be repeated")
     parser.add_argument("--algorithm", action="append", choices=(*ALGORITHMS, "quality"), help="only these")
-    parser.add_argument("--workers", type=int, default=1, help="processes; they share the threads")
+    parser.add_argument("--workers", type=int, default=1, help="processes; on one machine they share the threads")
+    parser.add_argument(
+        "--backend", choices=("process", "ray"), default="process", help="where they run: here, or on a Ray cluster"
+    )
     parser.add_argument("--budget", type=budget, help="start nothing that is not expected to end by then: 90m, 2h, 45s")
     parser.add_argument(
         "--stack", type=int, help=f"runs of TD3+BC or IQL trained at once (default: {ON_GPU} on a GPU, else 1)"

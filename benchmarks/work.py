@@ -18,7 +18,7 @@ from benchmarks import ledger, quality
 from benchmarks.training import Prepared, train_alone, train_stack
 from benchmarks.units import Unit
 
-__all__ = ["Order", "work"]
+__all__ = ["Order", "do", "waiting", "work"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ class Order:
 def work(order: Order) -> None:
     """Do the units that are left, one job after the other."""
     torch.set_num_threads(order.threads)
+    for units, held in waiting(order):
+        with held:
+            do(units, order)
+
+
+def waiting(order: Order) -> Iterator[tuple[list[Unit], ExitStack]]:
+    """Units that are left and fit into the time, to be done together; until the stack is closed, by nobody else."""
     found = ledger.read_all(order.results)
     for job in jobs([unit for unit in order.units if _is_left(unit, order, found)], order.stack):
         if order.deadline is not None and time.time() >= order.deadline:
@@ -47,7 +54,7 @@ def work(order: Order) -> None:
             found = ledger.read_all(order.results)  # again: others work too
             left = [unit for unit in taken if _is_left(unit, order, found)]
             if left and _fits(left, order, found):
-                _do(left, order)
+                yield left, held.pop_all()
 
 
 def jobs(units: Sequence[Unit], stack: int) -> Iterator[list[Unit]]:
@@ -103,7 +110,7 @@ def expected_seconds(unit: Unit, found: ledger.Found) -> float | None:
     return median(rates) * identity["updates"] if rates else None
 
 
-def _do(units: Sequence[Unit], order: Order) -> None:
+def do(units: Sequence[Unit], order: Order) -> None:
     """Train or judge; what fails is written down and the others go on."""
     print(f"{time.strftime('%H:%M:%S')} {', '.join(unit.id for unit in units)}", flush=True)
     if units[0].algorithm is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from benchmarks.units import Unit, units_of
 from benchmarks.vectorised import training as stack_training
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
-from gta_datasets.errors import DatasetError
+from gta_datasets.errors import DatasetError, MissingExtraError
 
 HOPPER = "sim/hopper/medium-v0"
 
@@ -223,6 +226,83 @@ def test_workers_share_the_units(tmp_path: Path) -> None:
     assert sorted(line["id"] for line in lines(tmp_path)) == sorted(
         unit_of("1-gym", HOPPER, method).id for method in ("None", "S4RL", "GTA")
     )
+
+
+def test_without_ray_the_extra_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"--backend ray needs ray, .* pip install 'gta-datasets\[ray\]'"):
+        start(tmp_path, "--dataset", HOPPER, "--backend", "ray")
+    assert not list(tmp_path.iterdir())
+
+
+class OneDies:
+    """Ray, as far as the runner knows it, on a machine where the first worker dies."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self) -> None:
+        self.tasks: list[Any] = []
+        self.most = self.running = 0
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def remote(self, **_options: Any) -> Any:
+        def submit(function: Any) -> Any:
+            def start_task(*arguments: Any) -> int:
+                self.tasks.append(lambda: function(*arguments))
+                self.running += 1
+                self.most = max(self.most, self.running)
+                return len(self.tasks) - 1
+
+            return SimpleNamespace(remote=start_task)
+
+        return submit
+
+    def wait(self, tasks: list[int]) -> tuple[list[int], list[int]]:
+        return tasks[-1:], tasks[:-1]
+
+    def get(self, task: int) -> Any:
+        self.running -= 1
+        if task == 0:
+            raise RuntimeError("out of memory")
+        return self.tasks[task]()
+
+
+def test_a_worker_of_a_cluster_that_dies_leaves_its_unit_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = OneDies()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(sys, "argv", ["run"])
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "S4RL", "--method", "SynthER"]
+    start(tmp_path, *only, "--workers", "2", "--backend", "ray")
+    shown = capsys.readouterr()
+    assert "2 done now, 0 before, 0 failed now, 0 before, 1 left" in shown.out
+    assert "a worker ended with RuntimeError: out of memory; its unit is still to do" in shown.err
+    assert [line["unit"]["settings"] for line in lines(tmp_path)] == [{"method": "s4rl"}, {"method": "synther"}]
+    assert ray.most == 2
+    with ledger.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id).acquire(blocking=False):
+        pass  # it is free again
+
+
+@pytest.mark.slow
+def test_units_on_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    methods = ("None", "S4RL")
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", *itertools.chain(*(("--method", name) for name in methods))]
+    start(tmp_path / "here", *only)
+    monkeypatch.setattr(sys, "argv", ["run", "--backend", "ray"])
+    with ledger.lock_of(tmp_path / "there" / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id):
+        start(tmp_path / "there", *only, "--workers", "2", "--backend", "ray")
+    assert [line["unit"]["settings"] for line in lines(tmp_path / "there")] == [{"method": "s4rl"}]
+    start(tmp_path / "there", *only, "--workers", "2", "--backend", "ray")
+    assert "1 done now, 1 before, 0 failed now, 0 before, 0 left" in capsys.readouterr().out
+    here, there = (sorted(lines(tmp_path / place), key=lambda line: line["id"]) for place in ("here", "there"))
+    assert [line["returns"] for line in there] == [line["returns"] for line in here]
+    assert {line["command"] for line in there} == {"python -m benchmarks.run --backend ray"}
 
 
 def test_a_run_of_the_policies_benchmark_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

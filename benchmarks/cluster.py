@@ -1,0 +1,74 @@
+"""Units on the machines of a Ray cluster: each has the repository and the data, and this one keeps the ledgers."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import ledger
+from benchmarks.units import Unit
+from benchmarks.work import Order, do, waiting
+from gta_datasets.errors import requires_extra
+
+__all__ = ["require_ray", "work_by_ray"]
+
+
+def require_ray() -> Any:
+    """The package.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    with requires_extra("ray", "ray", "--backend ray needs"):
+        import ray
+    return ray
+
+
+def work_by_ray(order: Order, workers: int) -> None:
+    """Do the units that are left, some at a time, on the cluster this process is connected to, or on a local one."""
+    ray = require_ray()
+    own = not ray.is_initialized()
+    if own:
+        ray.init(include_dashboard=False)
+    remote = ray.remote(num_gpus=1 if order.device.startswith("cuda") else 0, scheduling_strategy="SPREAD")(_apart)
+    running: dict[Any, ExitStack] = {}
+    try:
+        for units, held in waiting(order):
+            running[remote.remote(units, order, sys.argv)] = held
+            if len(running) == workers:
+                _collect(running, order)
+        while running:
+            _collect(running, order)
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _collect(running: dict[Any, ExitStack], order: Order) -> None:
+    """Wait until the next ones are done, and write down what came out."""
+    ray = require_ray()
+    (done,), _ = ray.wait(list(running))
+    with running.pop(done):
+        try:
+            found = ray.get(done)
+        except ray.exceptions.RayError as error:
+            print(f"a worker ended with {type(error).__name__}: {error}; its unit is still to do", file=sys.stderr)
+            return
+        for name, lines in found.items():
+            ledger.extend(order.results / name, lines)
+
+
+def _apart(units: Sequence[Unit], order: Order, command: list[str]) -> dict[str, str]:
+    """Do units on this machine, whichever it is; the lines that this adds, by ledger."""
+    sys.argv[1:] = command[1:]  # it is written down
+    torch.set_num_threads(order.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        do(units, replace(order, results=Path(folder)))
+        return {path.name: path.read_text() for path in Path(folder).glob("*.jsonl")}
