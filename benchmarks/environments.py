@@ -20,7 +20,7 @@ __all__ = ["evaluation_spec", "make_flat"]
 def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec:
     """The environment that the dataset names for evaluations, or else that of its data.
 
-    They differ in Farama's mazes: an episode of the data is as long as all of them.
+    They may differ: a dataset may have been recorded with another limit of time, or with goals that move.
     """
     if dataset.storage.metadata.get("eval_env_spec") is None:
         return dataset.env_spec

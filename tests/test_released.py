@@ -136,3 +136,24 @@ def test_as_long_asks_for_steps_in_proportion() -> None:
     setting = Setting("gta", Path(), "x", steps=100, batch_size=8, samples=4, seed=0)
     measured = {"seconds": {"train_cpu": 2.0}}
     assert common.as_long(setting, 30.0, measured) == {"training_steps": 1500, "warmup_steps": 150}
+
+
+def test_ours_gets_as_many_steps_and_as_many_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def measure(*_arguments: object, preset: str, training_steps: int, warmup_steps: int) -> dict[str, object]:
+        asked.append(training_steps)
+        return {"preset": preset, "seconds": {"train_cpu": 2.0}}
+
+    monkeypatch.setattr(common, "our_figures", measure)
+    setting = Setting("gta", Path(), "x", steps=100, batch_size=8, samples=4, seed=0)
+    found = common.cpu_figures(setting, "", linear_episodes([4]), {"released": {"seconds": {"train_cpu": 30.0}}})
+    assert list(found) == ["ours, cpu", "ours, cpu, as many seconds"]
+    assert asked == [100, 1_500]
+
+
+def test_released_code_is_told_the_sizes_of_spaces() -> None:
+    source = linear_episodes([4])
+    env = common.spaces(source)
+    assert env.observation_space.shape == source.observations.shape[1:]
+    assert env.action_space.shape == source.actions.shape[1:]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -153,6 +153,16 @@ def our_figures(setting: Setting, cache: str, source: Episodes, **settings: Any)
     return show("ours", measured | {"generated": judged(Episodes.from_arrays(shard), source, setting)})
 
 
+def cpu_figures(setting: Setting, cache: str, source: Episodes, found: dict[str, Any]) -> dict[str, Any]:
+    """Ours with the preset `cpu`: after as many steps and as many seconds as the released code took."""
+    measured = our_figures(setting, cache, source, preset="cpu", **steps(setting.steps))
+    longer = as_long(setting, found["released"]["seconds"]["train_cpu"], measured)
+    return {
+        "ours, cpu": measured,
+        "ours, cpu, as many seconds": our_figures(setting, cache, source, preset="cpu", **longer),
+    }
+
+
 def as_long(setting: Setting, seconds: float, measured: dict[str, Any]) -> dict[str, int]:
     """How many steps take `seconds` of the processor, where `setting.steps` took those that were measured."""
     return steps(round(setting.steps * seconds / max(measured["seconds"]["train_cpu"], 0.01)))
@@ -161,6 +171,19 @@ def as_long(setting: Setting, seconds: float, measured: dict[str, Any]) -> dict[
 def steps(number: int) -> dict[str, int]:
     """So many training steps, with a warm-up that is short enough for them."""
     return {"training_steps": max(number, 1), "warmup_steps": min(500, number // 10)}
+
+
+def spaces(source: Episodes) -> SimpleNamespace:
+    """As much of an environment as released code asks for."""
+    return SimpleNamespace(
+        observation_space=SimpleNamespace(shape=source.observations.shape[1:]),
+        action_space=SimpleNamespace(shape=source.actions.shape[1:]),
+    )
+
+
+def both_weights(trainer: Any) -> dict[str, Any]:
+    """The models that a released trainer ends with, by the names of their figures."""
+    return {"released": trainer.ema.ema_model, "released, last weights": trainer.model}
 
 
 def windows(observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> Episodes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,14 @@ from torch.utils.data import DataLoader
 
 from benchmarks.released.common import (
     Setting,
-    as_long,
+    both_weights,
     columns,
+    cpu_figures,
     importable,
     judged,
     our_figures,
     show,
+    spaces,
     steps,
     timed,
     windows,
@@ -50,9 +51,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         found["ours, paper"] = our_figures(setting, cache, source, **paper)
         # The paper's guidance is 2, that of the released code 1; the model is the same.
         found["ours, paper, guidance 1"] = our_figures(setting, cache, source, **paper, guidance=1.0)
-        found["ours, cpu"] = our_figures(setting, cache, source, preset="cpu", **steps(setting.steps))
-        longer = as_long(setting, found["released"]["seconds"]["train_cpu"], found["ours, cpu"])
-        found["ours, cpu, as many seconds"] = our_figures(setting, cache, source, preset="cpu", **longer)
+        found |= cpu_figures(setting, cache, source, found)
     return found
 
 
@@ -62,12 +61,9 @@ def released(setting: Setting, source: Episodes) -> dict[str, Any]:
     config = importlib.import_module("omegaconf").OmegaConf.load(setting.checkout / "configs" / "gta.yaml")
     trainer, windows_of_source, preparing = prepare(script, config, setting, source)
     _, training = timed("train", trainer.train)
-    env = SimpleNamespace(
-        observation_space=SimpleNamespace(shape=source.observations.shape[1:]),
-        action_space=SimpleNamespace(shape=source.actions.shape[1:]),
-    )
+    env = spaces(source)
     sampler, found = config.SimpleDiffusionGenerator, {}
-    for name, chosen in (("released", trainer.ema.ema_model), ("released, last weights", trainer.model)):
+    for name, chosen in both_weights(trainer).items():
         generator = script.SimpleDiffusionGenerator(
             env=env,
             ema_model=chosen,

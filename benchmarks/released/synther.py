@@ -17,13 +17,14 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.released.common import (
     Setting,
-    as_long,
+    both_weights,
     columns,
+    cpu_figures,
     importable,
     judged,
     our_figures,
     show,
-    steps,
+    spaces,
     timed,
     windows,
 )
@@ -55,9 +56,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as cache:
         paper = {"preset": "paper", "training_steps": setting.steps, **same_size}
         found["ours, paper"] = our_figures(setting, cache, source, **paper)
-        found["ours, cpu"] = our_figures(setting, cache, source, preset="cpu", **steps(setting.steps))
-        longer = as_long(setting, found["released"]["seconds"]["train_cpu"], found["ours, cpu"])
-        found["ours, cpu, as many seconds"] = our_figures(setting, cache, source, preset="cpu", **longer)
+        found |= cpu_figures(setting, cache, source, found)
     return found
 
 
@@ -72,10 +71,7 @@ def released(setting: Setting, source: Episodes) -> dict[str, Any]:
     core.cpu_count = lambda: 0
     utils.d4rl = SimpleNamespace(qlearning_dataset=lambda _: columns(source))
     configure(gin, setting)
-    env = SimpleNamespace(
-        observation_space=SimpleNamespace(shape=source.observations.shape[1:]),
-        action_space=SimpleNamespace(shape=source.actions.shape[1:]),
-    )
+    env = spaces(source)
     torch.manual_seed(setting.seed)
     rows = torch.from_numpy(utils.make_inputs(env)).float()
     model = utils.construct_diffusion_model(inputs=rows)
@@ -83,7 +79,7 @@ def released(setting: Setting, source: Episodes) -> dict[str, Any]:
         trainer = script.Trainer(model, TensorDataset(rows), results_folder=scratch, use_gpu=False)
         _, training = timed("train", trainer.train)
     found: dict[str, Any] = {}
-    for name, chosen in (("released", trainer.ema.ema_model), ("released, last weights", trainer.model)):
+    for name, chosen in both_weights(trainer).items():
         generator = script.SimpleDiffusionGenerator(env=env, ema_model=chosen)
         made, sampling = timed("generate", generator.sample, num_samples=setting.samples)
         states, actions, rewards, following, _ = made

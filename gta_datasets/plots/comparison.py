@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.data.normalize import Standardizer
 from gta_datasets.plots.drawing import (
-    ERROR_RANGE,
     INK,
     PALETTE,
     SOURCE,
+    Plane,
     cumulative,
     edges_of,
+    error_axes,
     finite,
     histogram,
     legend,
     new_figure,
     spread,
     step_and_worst_errors,
-    thin,
-    two_columns,
 )
 from gta_datasets.scores import Evidence, Quality, Scores
 
@@ -66,9 +64,7 @@ def dynamics_errors(qualities: Qualities) -> Figure | None:
     cumulative(axes, step_and_worst_errors(first.evidence.source)[0], color=SOURCE, label="source")
     for place, (name, quality) in enumerate(qualities.items()):
         cumulative(axes, step_and_worst_errors(quality.evidence.generated)[0], color=colour_of(place), label=name)
-    axes.set(xscale="log", xlabel="dynamics error", ylabel="share with an error of at most this", ylim=(0, 1.02))
-    axes.set_xlim(ERROR_RANGE[0] / 1.2, ERROR_RANGE[1])
-    legend(figure, axes)
+    error_axes(figure, axes)
     return figure
 
 
@@ -89,18 +85,12 @@ def novelty_and_error(qualities: Qualities) -> Figure | None:
 
 def states(qualities: Qualities) -> Figure:
     """States on the two directions in which the source varies most, a panel per method."""
-    source = next(iter(qualities.values())).evidence.source.windows
-    scale = Standardizer.fit(source.observations)
-    real = scale.forward(source.observations[thin(len(source.observations), 3_000)])
-    plane = np.linalg.svd(real - real.mean(axis=0), full_matrices=False)[2][:2].T
+    plane = Plane(next(iter(qualities.values())).evidence.source.windows.observations)
     rows = -(-len(qualities) // 3)
     figure, panels = new_figure(columns=min(3, len(qualities)), rows=rows, height=0.4 + 2.5 * rows)
     for place, (axes, (name, quality)) in enumerate(zip(panels, qualities.items(), strict=False)):
         observations = quality.evidence.generated.windows.observations
-        made = scale.forward(observations[thin(len(observations), 3_000)])
-        axes.plot(*two_columns(real @ plane), ".", color="#dadde1", markersize=4, markeredgewidth=0)
-        axes.plot(*two_columns(made @ plane), ".", color=colour_of(place), markersize=3, alpha=0.6, markeredgewidth=0)
-        axes.set_title(name, fontsize=11, color=INK)
+        plane.draw(axes, observations, color=colour_of(place), title=name)
         if place:
             axes.sharex(panels[0])
             axes.sharey(panels[0])

@@ -24,8 +24,10 @@ __all__ = [
     "PALETTE",
     "SOURCE",
     "TRUTH",
+    "Plane",
     "cumulative",
     "edges_of",
+    "error_axes",
     "finite",
     "histogram",
     "legend",
@@ -114,6 +116,35 @@ def cumulative(axes: Axes, values: NDArray[np.float64], *, color: str, label: st
     inside = (shown + 1) / len(ordered) * (ordered[shown] < ERROR_RANGE[1])
     shares = np.maximum.accumulate(np.concatenate([[0], inside, [0]]))
     axes.plot(errors, shares, color=color, linewidth=1.8, label=label, linestyle=linestyle)
+
+
+def error_axes(figure: Figure, axes: Axes) -> None:
+    """Axes and names of cumulative curves of errors, when all are drawn."""
+    axes.set(xscale="log", xlabel="dynamics error", ylabel="share with an error of at most this", ylim=(0, 1.02))
+    axes.set_xlim(ERROR_RANGE[0] / 1.2, ERROR_RANGE[1])
+    legend(figure, axes)
+
+
+class Plane:
+    """The two directions in which the states of a source (N, obs_dim) vary most."""
+
+    def __init__(self, observations: NDArray[Any]) -> None:
+        self._scale = Standardizer.fit(observations)
+        self._real = self._shown(observations)
+        _, strength, directions = np.linalg.svd(self._real - self._real.mean(axis=0), full_matrices=False)
+        self._directions = directions[:2].T
+        self.shares: NDArray[np.float64] = strength**2 / max(float((strength**2).sum()), 1e-12)
+        """Of the variance, by direction."""
+
+    def draw(self, axes: Axes, observations: NDArray[Any], *, color: str, title: str) -> None:
+        """States (n, obs_dim) before those of the source."""
+        real, made = (two_columns(rows @ self._directions) for rows in (self._real, self._shown(observations)))
+        axes.plot(*real, ".", color="#dadde1", markersize=4, markeredgewidth=0)
+        axes.plot(*made, ".", color=color, markersize=3, alpha=0.6, markeredgewidth=0)
+        axes.set_title(title, fontsize=11, color=INK)
+
+    def _shown(self, observations: NDArray[Any]) -> NDArray[Any]:
+        return self._scale.forward(observations[thin(len(observations), 3_000)])
 
 
 def step_and_worst_errors(checked: Checked) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.data.normalize import Standardizer
 from gta_datasets.plots.drawing import (
-    ERROR_RANGE,
     GENERATED,
     INK,
     SOURCE,
     TRUTH,
+    Plane,
     cumulative,
     edges_of,
+    error_axes,
     finite,
     histogram,
     legend,
@@ -61,9 +61,7 @@ def dynamics_errors(evidence: Evidence, threshold: float) -> Figure | None:
     axes.annotate(
         f" {threshold:g}", (threshold, 0.02), color=TRUTH, xycoords=("data", "axes fraction"), fontsize=9, va="bottom"
     )
-    axes.set(xscale="log", xlabel="dynamics error", ylabel="share with an error of at most this", ylim=(0, 1.02))
-    axes.set_xlim(ERROR_RANGE[0] / 1.2, ERROR_RANGE[1])
-    legend(figure, axes)
+    error_axes(figure, axes)
     return figure
 
 
@@ -81,19 +79,12 @@ def asked_returns(evidence: Evidence) -> Figure | None:
 
 def states(generated: Episodes, source: Episodes) -> Figure:
     """States on the two directions in which the source varies most."""
-    scale = Standardizer.fit(source.observations)
-    real = scale.forward(source.observations[thin(len(source.observations), 3_000)])
-    made = scale.forward(generated.observations[thin(len(generated.observations), 3_000)])
-    _, strength, directions = np.linalg.svd(real - real.mean(axis=0), full_matrices=False)
-    share = strength**2 / max(float((strength**2).sum()), 1e-12)
-    plane = directions[:2].T
+    plane = Plane(source.observations)
     figure, (left, right) = new_figure(columns=2)
-    for axes, rows, color, name in ((left, real, SOURCE, "source"), (right, made, GENERATED, "generated")):
-        axes.plot(*two_columns(real @ plane), ".", color="#dadde1", markersize=4, markeredgewidth=0)
-        axes.plot(*two_columns(rows @ plane), ".", color=color, markersize=3, alpha=0.6, markeredgewidth=0)
-        axes.set_title(name, fontsize=11, color=INK)
-        axes.set(xlabel=f"first direction ({share[0]:.0%} of the variance)")
-    left.set(ylabel=f"second direction ({share[1:2].sum():.0%})")
+    for axes, part, color, name in ((left, source, SOURCE, "source"), (right, generated, GENERATED, "generated")):
+        plane.draw(axes, part.observations, color=color, title=name)
+        axes.set(xlabel=f"first direction ({plane.shares[0]:.0%} of the variance)")
+    left.set(ylabel=f"second direction ({plane.shares[1:2].sum():.0%})")
     right.sharex(left)
     right.sharey(left)
     return figure
