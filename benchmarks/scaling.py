@@ -3,7 +3,8 @@
 python -m benchmarks.scaling sim/hopper/medium-v0 --preset cpu --workers 2
 
 The parts of a run: one process, several workers, and several workers of which one is killed (SIGKILL) in mid-run. All
-must leave the same files. `speedup` is the ratio of rates after the start, `speedup_with_start` that of whole runs.
+must leave the same files. `speedup` is the ratio of rates after the start, `speedup_with_start` that of whole runs, and
+`matrix_product_speedup` that of nothing but matrix products: cores share clock and memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 import gta_datasets
 from benchmarks.record import write_record
+from benchmarks.speed import peak
 
 
 def main() -> None:
@@ -44,6 +46,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(arguments.dataset, arguments.workers, Path(folder), options)
+    measured["matrix_product_speedup"] = matrix_product_speedup(arguments.workers)
     path = write_record("scaling", "benchmarks.scaling", {"dataset": arguments.dataset, **measured})
     print(
         f"{measured['speedup']:.2f} times as fast with {arguments.workers} workers ({measured['shards']} shards); same "
@@ -79,6 +82,15 @@ def measure(dataset: str, workers: int, folder: Path, options: dict[str, Any]) -
         "killed": [str(warning.message) for warning in told if "SIGKILL" in str(warning.message)],
         "same_files": files[0] == files[1] == files[2],
     }
+
+
+def matrix_product_speedup(workers: int) -> float:
+    """Matrix products per second of several processes with one thread each, in multiples of one process's."""
+    rates = []
+    for count in (1, workers):
+        with multiprocessing.get_context("spawn").Pool(count, torch.set_num_threads, (1,)) as pool:
+            rates.append(sum(found["bfloat16"] for found in pool.map(peak, ["cpu"] * count, chunksize=1)))
+    return round(rates[1] / rates[0], 3)
 
 
 def kill_one(folder: Path) -> None:

@@ -66,6 +66,7 @@ def test_workers_are_compared_with_one_process(results: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", ["scaling", "bench/shards-v0", *sizes])
     scaling.main()
     found = json.loads((results / "scaling.json").read_text())
+    assert 0 < found["matrix_product_speedup"] < 4
     assert found["same_files"]
     assert found["shards"] == 27
     assert found["speedup"] > 0
