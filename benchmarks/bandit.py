@@ -3,8 +3,9 @@
 python -m benchmarks.bandit
 
 Eight modes of actions lie on a ring, every second one is rewarded. GTP's flow map and a Gaussian learn from the same
-actions. The Gaussian is the best there is: the weighted maximum likelihood in closed form, with exact advantages (AWAC,
-arXiv 2006.09359, without networks). Writes `results/bandit.json` and `results/bandit.png`.
+actions with the same weights; the Gaussian's maximum of the weighted likelihood is found in closed form, without
+networks, as advantage-weighted algorithms seek it (AWAC, arXiv 2006.09359). A Gaussian that seeks one mode could sit on
+a good one, and would know no other. Writes `results/bandit.json` and `results/bandit.png`.
 """
 
 from __future__ import annotations

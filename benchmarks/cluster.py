@@ -37,7 +37,8 @@ def work_by_ray(order: Order, workers: int) -> None:
     own = not ray.is_initialized()
     if own:
         ray.init(include_dashboard=False)
-    remote = ray.remote(num_gpus=1 if order.device.startswith("cuda") else 0, scheduling_strategy="SPREAD")(_apart)
+    needs = {"num_cpus": order.threads, "num_gpus": 1 if order.device.startswith("cuda") else 0}
+    remote = ray.remote(**needs, scheduling_strategy="SPREAD")(_apart)
     running: dict[Any, ExitStack] = {}
     try:
         for units, held in waiting(order):
@@ -47,6 +48,8 @@ def work_by_ray(order: Order, workers: int) -> None:
         while running:
             _collect(running, order)
     finally:
+        for task in running:  # nobody would write down what comes out
+            ray.cancel(task)
         if own:
             ray.shutdown()
 

@@ -22,6 +22,7 @@ import numpy as np
 import gta_datasets
 from benchmarks import ledger, record
 from benchmarks.adapters import import_d3rlpy
+from benchmarks.environments import make_flat
 from benchmarks.policies import EVALUATION_SEED, episode_return
 from gta_datasets.adapters import to_d3rlpy
 
@@ -103,6 +104,7 @@ def run(unit: dict[str, Any]) -> dict[str, Any]:
     """Train one policy and evaluate it at every number of jumps."""
     d3rlpy = import_d3rlpy()
     source = minari.load_dataset(unit["dataset"])
+    env = make_flat(source)
     buffer = to_d3rlpy(data_of(unit, source), seed=unit["seed"])
     d3rlpy.seed(unit["seed"])
     config = VARIANTS[unit["variant"]](unit)
@@ -117,7 +119,6 @@ def run(unit: dict[str, Any]) -> dict[str, Any]:
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
     )
     seconds = time.perf_counter() - started
-    env = gymnasium.make(source.env_spec)
     steps = unit["steps"] if unit["variant"] != "bc" else [None]
     return {
         "seconds": round(seconds, 1),

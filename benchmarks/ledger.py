@@ -111,7 +111,8 @@ def _of_policies(line: Line) -> Line:
         "preset": unit["preset"] if generated else None,
         "num_transitions": unit["num_transitions"] if generated else None,
         "real_fraction": unit["real_fraction"],
-        "algorithm": "TD3BC",
+        # Its IQL has a constant learning rate, where the tables' is annealed: another algorithm to them.
+        "algorithm": {"td3_bc": "TD3BC", "iql": "IQL, constant rate"}[unit.get("algorithm", "td3_bc")],
         **{name: unit[name] for name in ("updates", "batch_size", "episodes", "seed")},
     }
     return {**line, "unit": identity, "trainer": "d3rlpy" if unit["engine"] == "d3rlpy" else "stack"}

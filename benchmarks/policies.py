@@ -122,7 +122,8 @@ def train_stack(units: list[dict[str, Any]], arguments: argparse.Namespace) -> T
     checkpoint = None
     if arguments.checkpoints is not None:
         arguments.checkpoints.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.blake2b(json.dumps(units, sort_keys=True).encode(), digest_size=8).hexdigest()
+        stacked = json.dumps([units, device_of(arguments)], sort_keys=True)  # devices stack in different ways
+        digest = hashlib.blake2b(stacked.encode(), digest_size=8).hexdigest()
         checkpoint = arguments.checkpoints / f"{digest}.safetensors"
     scores, seconds = train_and_evaluate(
         Stack(runs, ALGORITHMS[arguments.algorithm], batch_size=arguments.batch_size, device=device_of(arguments)),

@@ -149,10 +149,10 @@ MAZE2D = tuple(
         datasets.remote_id(f"sim/pointmaze/{size}-v0"),
         "maze2d",
         None,
-        target_return=280.0,
+        target_return=maze.expert_return,
         episode_factor=10,
     )
-    for size in MAZES
+    for size, maze in MAZES.items()
 )
 
 ANTMAZE = tuple(

@@ -317,6 +317,11 @@ def test_a_run_of_the_policies_benchmark_counts(tmp_path: Path, capsys: pytest.C
     run.main(start_list)
     done = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
     assert [line.rpartition(", ")[2] for line in done] == ["None", "GTA"]
+    # Its IQL is neither TD3+BC nor the IQL of the tables.
+    (tmp_path / ledger.POLICIES).write_text(json.dumps(both[0] | {"unit": both[0]["unit"] | {"algorithm": "iql"}}))
+    for algorithm in ("TD3BC", "IQL"):
+        run.main(["--table", "1-gym", "--list", "--algorithm", algorithm, "--results", str(tmp_path)])
+        assert not any(line.startswith("done") for line in capsys.readouterr().out.splitlines())
 
 
 def test_other_defaults_make_other_results(tmp_path: Path) -> None:

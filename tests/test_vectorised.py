@@ -83,6 +83,9 @@ def test_settings_of_iql_are_those_of_d3rlpy() -> None:
     ours = {"expectile": 0.9, "temperature": 10.0, "anneal": 5}
     sizes = {"updates": 4, "runs": 1, "batch_size": 64}
     assert largest_difference(IQL, config=theirs, settings=ours, **sizes) < 1e-5
+    # So hot that most weights reach their limit.
+    hot = {"config": {"weight_temp": 1e3}, "settings": {"temperature": 1e3}}
+    assert largest_difference(IQL, **hot, **sizes) < 1e-3
     for name in ours:
         others = {key: value for key, value in ours.items() if key != name}
         assert largest_difference(IQL, config=theirs, settings=others, **sizes) > 1e-4

@@ -35,7 +35,7 @@ VERSION = 2
 """Raised whenever the same configuration would give another choice."""
 
 HELPS = 0.9
-"""Twice the steps are worth their time if at most this share of the bad windows is left."""
+"""Twice the steps are worth their time if at most this share of the bad windows beyond the source's is left."""
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class LevelSearch:
         sound = [found for found in probes if found["bad_share"] <= limit]
         # Where none is sound, the soundest.
         best = max(sound, key=lambda found: found["reward"]) if sound else min(probes, key=lambda f: f["bad_share"])
-        best, more = self._refined(best, limit)
+        best, more = self._refined(best, source["bad_share"])
         probes += more
         chosen = {name: best[name] for name in ("alpha", "mu", "sampler_steps")}
         logger.info(
@@ -142,13 +142,14 @@ class LevelSearch:
         )
         return {**chosen, "source": source, "probes": probes}
 
-    def _refined(self, best: dict[str, Any], limit: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The setting with the steps it takes to get below `limit`, if more help; and what was tried for that."""
+    def _refined(self, best: dict[str, Any], floor: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The setting with the steps it takes to get near the source's share, if more help; and what was tried."""
         tried: list[dict[str, Any]] = []
+        limit = floor + self._config.auto_share
         while best["bad_share"] > limit and 2 * best["sampler_steps"] <= self._config.auto_steps:
             settings = {"alpha": best["alpha"], "mu": best["mu"], "sampler_steps": 2 * best["sampler_steps"]}
             tried.append(self._measure(dataclasses.replace(self._sampling, **settings)))
-            if tried[-1]["bad_share"] > HELPS * best["bad_share"]:
+            if tried[-1]["bad_share"] - floor > max(self._config.auto_share, HELPS * (best["bad_share"] - floor)):
                 break
             best = tried[-1]
         return best, tried

@@ -54,7 +54,10 @@ class Critics:
 
 
 def advantage_weights(advantages: Tensor, eta: float, max_weight: float) -> Tensor:
-    """`exp(eta max(0, A) / std(A))`, at most `max_weight` (GTP, arXiv 2510.11499).
+    """`exp(eta max(0, A) / std(A))` (GTP, arXiv 2510.11499), at most `max_weight`, which is ours.
+
+    Where most actions of a batch are better than the policy's by more than they differ, most weights are the largest,
+    and the policy clones behaviour.
 
     Args:
         advantages: of the actions of a batch, (B,); their standard deviation makes `eta` independent of the scale of
@@ -88,14 +91,13 @@ class GTPBCImpl(QLearningAlgoImplBase):
         self._steps = config.sampling_steps
         modules.average_actor.load_state_dict(modules.actor.state_dict())
 
-    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:
+    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:  # noqa: ARG002 - d3rlpy's
         """Losses by name.
 
         Raises:
-            DatasetError: actions of the first batch are out of bounds.
+            DatasetError: actions of the batch are out of bounds.
         """
-        if grad_step == 0:
-            _check_bounds(batch.actions)
+        _check_bounds(batch.actions)
         metrics = self._update_actor(batch, None)
         _follow(self._modules.average_actor, self._modules.actor, self._config.actor_tau)
         return metrics
@@ -169,20 +171,20 @@ class GTPImpl(GTPBCImpl):
         self._critics = critics
         modules.average_critics.load_state_dict(modules.critics.state_dict())
 
-    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:
+    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:  # noqa: ARG002 - d3rlpy's
         """Losses by name.
 
         Raises:
-            DatasetError: actions of the first batch are out of bounds.
+            DatasetError: actions of the batch are out of bounds.
         """
-        if grad_step == 0:
-            _check_bounds(batch.actions)
+        _check_bounds(batch.actions)
         next_values, advantages = self._judge(batch)
         weights = advantage_weights(advantages, self._config.eta, self._config.max_weight)
         metrics = self._update_critics(batch, next_values) | self._update_actor(batch, weights)
         _follow(self._modules.average_actor, self._modules.actor, self._config.actor_tau)
         _follow(self._modules.average_critics, self._modules.critics, self._config.tau)
-        return metrics | {"mean_weight": float(weights.mean())}
+        capped = (weights >= self._config.max_weight).float().mean()
+        return metrics | {"mean_weight": float(weights.mean()), "capped_share": float(capped)}
 
     def inner_predict_best_action(self, x: TorchObservation) -> Tensor:
         """Of `n_action_samples` actions the one that the least of the critics values most, (B, A)."""
