@@ -135,9 +135,10 @@ def networks(arguments: argparse.Namespace) -> dict[str, Any]:
             warmup = round(steps * own.warmup_steps / own.training_steps)
             arguments.cache_dir = cache / name
             made = augmented(arguments, training_steps=steps, warmup_steps=warmup, **settings)
+            fitted_before = made.is_fitted
             started = time.perf_counter(), time.process_time()
             made.fit()
-            seconds = _since(started)
+            seconds = None if fitted_before else _since(started)
             trained = {"training_steps": steps, "training_gflop": round(budget / 1e9), "fit_seconds": seconds}
             found[name] = trained | generation(made, highest)
         print(name, json.dumps(found[name]), flush=True)
