@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 import minari
+import mujoco
 import numpy as np
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
@@ -73,6 +74,7 @@ def make_env(env_id: str, reward: str, shift: str | None) -> gymnasium.Env[Any, 
     elif shift == "mass":
         model.body_mass[:] *= SHIFTS[shift]
         model.body_inertia[:] *= SHIFTS[shift]
+        mujoco.mj_setConst(model, env.unwrapped.data)  # type: ignore[attr-defined]
     return Milestones(env) if reward == "milestones" else env
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
-__all__ = ["numpy_generator", "torch_generator"]
+__all__ = ["numpy_generator", "seeded", "torch_generator"]
 
 
 def _sequence(seed: int, stream: str, number: int) -> np.random.SeedSequence:
@@ -22,3 +25,22 @@ def torch_generator(seed: int, stream: str, number: int, device: torch.device) -
     """Like `numpy_generator`, for torch and on a device."""
     state = int(_sequence(seed, stream, number).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(state)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device = torch.device("cpu")) -> Iterator[None]:  # noqa: B008 - a constant
+    """For code that draws from torch's global generators, which are afterwards as they were.
+
+    `torch.manual_seed` would seed those of all GPUs, too, which `fork_rng` does not put back.
+
+    Args:
+        seed: of the CPU's generator, and of the device's.
+        device: where else numbers are drawn.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.seeding import numpy_generator, seeded, torch_generator
 
 Draw = Callable[[int, str, int], list[float]]
 
@@ -71,3 +71,26 @@ def test_numbers_of_consecutive_shards_are_uncorrelated() -> None:
     draws = np.stack([numpy_generator(0, "augment", number).normal(size=2_000) for number in range(8)])
     correlation = np.corrcoef(draws) - np.eye(8)
     assert np.abs(correlation).max() < 0.1
+
+
+def test_seeded_code_leaves_the_global_generator_as_it_was() -> None:
+    before = torch.get_rng_state()
+    with seeded(3):
+        first = torch.rand(4)
+    with seeded(3):
+        second = torch.rand(4)
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.gpu
+def test_seeded_code_leaves_the_generators_of_gpus_as_they_were() -> None:
+    before = torch.cuda.get_rng_state()
+    with seeded(3):
+        torch.rand(4)
+    with seeded(3, torch.device("cuda")):
+        first = torch.rand(4, device="cuda")
+    with seeded(3, torch.device("cuda")):
+        assert torch.equal(first, torch.rand(4, device="cuda"))
+    assert torch.equal(torch.cuda.get_rng_state(), before)

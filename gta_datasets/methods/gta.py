@@ -38,7 +38,7 @@ from gta_datasets.models.reward import RewardModel
 from gta_datasets.networks import build_network
 from gta_datasets.networks.compiled import compile_network
 from gta_datasets.networks.precision import autocast
-from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.seeding import numpy_generator, seeded, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 from gta_datasets.training.team import Team
 
@@ -251,8 +251,7 @@ class GTA:
     def _new_network(self, extra_context: int = 0) -> nn.Module:
         columns, horizon = self._columns, self._config.data.horizon
         inputs = columns.num_generated + int(columns.context.sum()) + extra_context
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             return build_network(self._config.network, horizon + 1, inputs, columns.num_generated)
 
     def _loss(self, denoiser: EDMDenoiser) -> Callable[[int], Tensor]:

@@ -25,7 +25,7 @@ from gta_datasets.diffusion.samplers import SIGMA_MAX
 from gta_datasets.methods.sampling import Numbers, in_batches, solve
 from gta_datasets.networks import build_network
 from gta_datasets.networks.precision import autocast
-from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.seeding import numpy_generator, seeded, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
 __all__ = ["StateModel"]
@@ -109,8 +109,7 @@ class StateModel:
 
     def _new_denoiser(self) -> EDMDenoiser:
         size, context = self.columns.num_observed, int(self.columns.context.sum())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             network = build_network(self._config.network, self._config.data.horizon + 1, 2 * size + context + 1, size)
         return EDMDenoiser(network).to(self._device)
 

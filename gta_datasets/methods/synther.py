@@ -28,7 +28,7 @@ from gta_datasets.methods.sampling import in_batches, normal_numbers, solve
 from gta_datasets.models.ensemble import LearnedModel
 from gta_datasets.networks.precision import autocast
 from gta_datasets.networks.residual_mlp import ResidualMLP
-from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.seeding import numpy_generator, seeded, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
 __all__ = ["SynthER"]
@@ -188,8 +188,7 @@ class SynthER:
 
     def _new_denoiser(self) -> EDMDenoiser:
         config = self._config.network
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             network = ResidualMLP(self._num_columns, width=config.width, depth=config.depth)
         return EDMDenoiser(network).to(self._device)
 

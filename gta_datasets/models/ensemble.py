@@ -25,7 +25,7 @@ from gta_datasets.data.bank import Columns
 from gta_datasets.data.episodes import FloatArray
 from gta_datasets.data.normalize import chunks
 from gta_datasets.data.reading import Source
-from gta_datasets.seeding import numpy_generator
+from gta_datasets.seeding import numpy_generator, seeded
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
 __all__ = ["LearnedModel", "Steps"]
@@ -156,8 +156,7 @@ class LearnedModel(ABC):
         few = self._steps(
             episodes.observations[rows], episodes.actions[:1], episodes.rewards[:1], episodes.observations[rows + 1]
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             return _Ensemble(
                 self._config.dynamics_members,
                 self._inputs(few).shape[1],

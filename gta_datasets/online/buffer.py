@@ -164,9 +164,9 @@ class ATraDiffReplayBuffer(ReplayBuffer):
     ) -> None:
         """Record a transition, and generate from its state if it is its turn."""
         super().add(obs, next_obs, action, reward, done, infos)
-        started = time.perf_counter()
-        self._follow(obs)
-        self.state.added += 1
+        started, number = time.perf_counter(), self.state.added
+        self.state.added += 1  # whatever becomes of the rest
+        self._follow(obs, number)
         self.costs.generation += time.perf_counter() - started
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
@@ -207,6 +207,8 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         generator = numpy_generator(self.opened.seed, "subset", self.state.adaptations)
         old = surviving(self.state.subset, adaptation.drop_share, recorded.oldest, generator)
         pool = np.concatenate([old, np.arange(max(self.state.adapted_at, recorded.oldest), self.state.added)])
+        if len(pool) == 0:  # nothing new, and all the old dropped out
+            pool = np.arange(recorded.oldest, self.state.added)
         longest = self.config.trajectories.lengths[-1]
         scores = recorded.rewards(pool, longest) if importance is None else importance(pool % self.buffer_size)
         self.state.subset = pool[important(scores, adaptation.subset_size, generator)]
@@ -232,28 +234,28 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         self.state.owed -= generated
         return generated
 
-    def _follow(self, obs: NDArray[Any]) -> None:
-        """Note the current state as often as trajectories are to begin in it, and generate when enough are noted."""
+    def _follow(self, obs: NDArray[Any], number: int) -> None:
+        """Note the state of a transition as often as trajectories are to begin there, and generate from enough."""
         diffuser, state, rho = self.opened.diffuser, self.state, self.config.imagination.rho
-        chance = numpy_generator(self.opened.seed, "generate", state.added).random()
+        chance = numpy_generator(self.opened.seed, "generate", number).random()
         # Most states need no estimate: not even the shortest trajectory would begin there.
         if trajectories(rho, state.missing, diffuser.announced(1.0), chance):
             current = self.opened.source.observation_codec.flatten(obs)
             steps = diffuser.estimate(current)
             count = trajectories(rho, state.missing, diffuser.announced(float(steps[0])), chance)
             state.wait(np.repeat(current, count, axis=0), np.repeat(steps, count))
-        state.missing = left_missing(state.missing)
+        state.missing = left_missing(rho, state.missing)
         if len(state.waiting) >= self.config.imagination.starts_per_batch:
             self._imagine()
 
     def _imagine(self) -> None:
         """Generate from the states that wait."""
         diffuser, layout, state = self.opened.diffuser, self.opened.layout, self.state
-        made = diffuser.imagine(state.waiting, state.waiting_steps, state.imaginations)
-        announced = sum(map(diffuser.announced, state.waiting_steps.tolist()))
-        state.missing += announced - len(made.rewards)
-        state.imaginations += 1
-        state.waiting, state.waiting_steps = state.waiting[:0], state.waiting_steps[:0]
+        starts, steps, number = state.waiting, state.waiting_steps, state.imaginations
+        # Before generating: states from which it fails would fail for ever.
+        state.waiting, state.waiting_steps, state.imaginations = starts[:0], steps[:0], number + 1
+        made = diffuser.imagine(starts, steps, number)
+        state.missing += sum(map(diffuser.announced, steps.tolist())) - len(made.rewards)
         observations, following = (
             np.asarray(layout.observations(flat)) for flat in (made.observations, made.next_observations)
         )

@@ -14,6 +14,7 @@ from gta_datasets.online.opening import check_one_environment
 from gta_datasets.online.state import Costs
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
+    from stable_baselines3.common.buffers import ReplayBuffer
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -58,6 +59,12 @@ class ATraDiffCallback(BaseCallback):
         if buffer.config.adaptation.adapt_every and buffer.config.adaptation.importance == "td_error":
             check_critic(model)
         held = model.replay_buffer
+        if model.optimize_memory_usage or (held is not None and type(held) not in (ReplayBuffer, type(buffer))):
+            raise ConfigError(
+                f"the model asks for a replay buffer of another kind ({type(held).__name__}, "
+                f"optimize_memory_usage={model.optimize_memory_usage}), which this one cannot stand in for; leave "
+                "replay_buffer_class, n_steps and optimize_memory_usage of the model as they are"
+            )
         if held is not buffer and held is not None and held.size():
             raise ConfigError(
                 f"the model's replay buffer holds {held.size()} transitions, which would be lost; empty it by "

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from gta_datasets.errors import ConfigError, requires_extra
+from gta_datasets.seeding import seeded
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3 import SAC, TD3
@@ -31,8 +32,7 @@ def td_errors(model: OffPolicyAlgorithm, batch: ReplayBufferSamples, seed: int) 
     Raises:
         ConfigError: the model is neither.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed, model.device):
         if isinstance(model, SAC):
             actions, log_likelihood = model.actor.action_log_prob(batch.next_observations)
             alpha = model.ent_coef_tensor if model.log_ent_coef is None else model.log_ent_coef.exp()

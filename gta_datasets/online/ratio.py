@@ -34,6 +34,6 @@ def trajectories(rho: float, missing: float, length: float, chance: float) -> in
     return math.floor(expected) + int(chance < expected % 1)
 
 
-def left_missing(missing: float) -> float:
-    """What of `missing` is left after a recorded transition."""
-    return missing * (1 - 1 / CATCH_UP)
+def left_missing(rho: float, missing: float) -> float:
+    """What of `missing` is left after a recorded transition; a surplus shrinks by no more than was held back."""
+    return missing - max(missing / CATCH_UP, -per_step(rho))

@@ -28,7 +28,7 @@ from gta_datasets.diffusion.samplers import SIGMA_MAX
 from gta_datasets.methods.sampling import Numbers, solve
 from gta_datasets.networks import build_network
 from gta_datasets.networks.precision import autocast
-from gta_datasets.seeding import numpy_generator, torch_generator
+from gta_datasets.seeding import numpy_generator, seeded, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 from gta_datasets.training.loop import train
 
@@ -180,8 +180,7 @@ class TrajectoryModel:
     def _new_denoiser(self) -> EDMDenoiser:
         columns = self._columns
         context = int(columns.context.sum()) + columns.num_observed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             network = build_network(
                 self._config.network, self._length + 1, columns.num_generated + context, columns.num_generated
             )

@@ -16,6 +16,7 @@ from gta_datasets.errors import ConfigError
 from gta_datasets.online.critics import td_errors
 from tests.online.worlds import Line, line_dataset, quick_buffer
 
+NO_TIMEOUTS = {"handle_timeout_termination": False}
 SMALL: dict[str, Any] = {"batch_size": 16, "learning_starts": 10, "device": "cpu", "seed": 0}
 
 
@@ -75,6 +76,9 @@ def test_models_that_cannot_use_the_buffer_are_refused(dataset: minari.MinariDat
         model_of(TQC).learn(4, callback=buffer.callback())
     with pytest.raises(ConfigError, match=r"made for an environment with Box.* and the model's has Box"):
         model_of(SAC, "Pendulum-v1").learn(4, callback=buffer.callback())
+    for other in ({"n_steps": 3}, {"optimize_memory_usage": True, "replay_buffer_kwargs": NO_TIMEOUTS}):
+        with pytest.raises(ConfigError, match="replay buffer of another kind"):
+            model_of(SAC, **other).learn(4, callback=buffer.callback())
     model = model_of(SAC)
     model.learn(5)
     with pytest.raises(ConfigError, match="holds 5 transitions, which would be lost"):
