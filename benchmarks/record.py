@@ -46,8 +46,8 @@ def read_lines(ledger: Path) -> list[dict[str, Any]]:
 
 def _circumstances(module: str, packages: Sequence[str]) -> dict[str, Any]:
     """Command, machine, versions and git revision."""
-    # Where a cache lay is nobody else's concern.
-    arguments = re.sub(r"--cache-dir \S+ ?", "", " ".join(sys.argv[1:]))
+    # Where files lay is nobody else's concern.
+    arguments = re.sub(r"--(cache-dir|checkpoints) \S+ ?", "", " ".join(sys.argv[1:]))
     return {
         "command": f"python -m {module} {arguments}".strip(),
         "machine": {

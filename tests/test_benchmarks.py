@@ -90,13 +90,16 @@ def test_adapters_are_compared_with_what_they_replace(results: Path, monkeypatch
 def test_a_policy_is_trained_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_dataset("bench/cheetah-v0", episodes=1)
     sizes = ["--updates", "4", "--every", "2", "--batch-size", "8", "--episodes", "1", "--num-transitions", "50"]
+    kept = ["--checkpoints", str(results / "checkpoints")]
     for variant in ("source", "gta", "gta"):
-        arguments = ["bench/cheetah-v0", "--variant", variant, "--preset", "smoke", *sizes]
+        arguments = ["bench/cheetah-v0", "--variant", variant, *kept, "--preset", "smoke", *sizes]
         monkeypatch.setattr(sys, "argv", ["policies", *arguments])
         policies.main()
     lines = record.read_lines(results / "policies.jsonl")
     assert [line["unit"]["variant"] for line in lines] == ["source", "gta"]
     assert all(line["returns"].keys() == {"2", "4"} for line in lines)
+    assert not any("checkpoints" in line["command"] for line in lines)
+    assert not any((results / "checkpoints").iterdir())
     drawn: dict[str, list[str]] = {}
 
     def draw(axes: Any, found: dict[str, list[Any]]) -> None:
