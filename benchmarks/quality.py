@@ -111,6 +111,7 @@ def measure(unit: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "config": augmented.config.to_dict(),
         "seconds": seconds,
         "acceptance_rate": augmented.acceptance_rate,
+        "levels": augmented.levels,
         "quality": json.loads(quality.to_json()),
     }
 
