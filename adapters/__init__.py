@@ -6,10 +6,10 @@ is asked for, and names the extra to install when that library is missing.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from gta_datasets.adapters.mixing import linear_schedule
+from gta_datasets.lazy import names_of
 
 if TYPE_CHECKING:
     from gta_datasets.adapters.d3rlpy import to_d3rlpy
@@ -27,17 +27,14 @@ __all__ = [
     "to_torchrl",
 ]
 
-_MODULES = {
-    "pretrain": "sb3",
-    "to_d3rlpy": "d3rlpy",
-    "to_decision_transformer": "decision_transformer",
-    "to_sb3": "sb3",
-    "to_tensordict": "torchrl",
-    "to_torchrl": "torchrl",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_of(
+    __name__,
+    {
+        "pretrain": "sb3",
+        "to_d3rlpy": "d3rlpy",
+        "to_decision_transformer": "decision_transformer",
+        "to_sb3": "sb3",
+        "to_tensordict": "torchrl",
+        "to_torchrl": "torchrl",
+    },
+)

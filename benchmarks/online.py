@@ -22,10 +22,12 @@ import gymnasium
 import minari
 import numpy as np
 from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import ledger, record
 from benchmarks.milestones import SHIFTS, make_env, milestone_dataset
+from benchmarks.policies import EVALUATION_SEED, episode_return
 from gta_datasets.adapters import to_sb3
 from gta_datasets.online import ATraDiffReplayBuffer
 
@@ -43,8 +45,6 @@ VARIANTS: Mapping[str, Mapping[str, Any] | None] = {
 
 SETTINGS = ("dataset", "offline_steps", "reward", "shift", "steps", "every", "episodes", "rho", "preset")
 """What tells runs apart, besides variant and seed."""
-
-EVALUATION_SEED = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,19 +145,23 @@ class Evaluation(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps % self._every == 0:
             started = time.perf_counter()
-            found = [self._episode(EVALUATION_SEED + number) for number in range(self._episodes)]
+            policy = _Deterministic(self.model)
+            found = [episode_return(policy, self._env, EVALUATION_SEED + number) for number in range(self._episodes)]
             self.returns[str(self.num_timesteps)] = {"mean": float(np.mean(found)), "std": float(np.std(found))}
             self.seconds += time.perf_counter() - started
         return True
 
-    def _episode(self, seed: int) -> float:
-        observation, _ = self._env.reset(seed=seed)
-        total, over = 0.0, False
-        while not over:
-            action, _ = self.model.predict(observation, deterministic=True)
-            observation, reward, terminated, truncated, _ = self._env.step(action)
-            total, over = total + float(reward), terminated or truncated
-        return total
+
+class _Deterministic:
+    """The policy's preferred actions, asked for as of d3rlpy's algorithms."""
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self._model = model
+
+    def predict(self, observations: np.ndarray) -> np.ndarray:
+        """(B, O) -> (B, A)."""
+        actions, _ = self._model.predict(observations, deterministic=True)
+        return actions
 
 
 if __name__ == "__main__":

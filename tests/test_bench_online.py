@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -10,18 +9,11 @@ import minari
 import numpy as np
 import pytest
 
-from benchmarks import datasets, milestones, online, record
+from benchmarks import milestones, online, record
 from gta_datasets.config import ATraDiffConfig
+from tests.benches import HOPPER, small_hopper
 
-HOPPER = "sim/hopper/medium-v0"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hopper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
-        datasets.make(HOPPER, steps=600)
-        yield
+_hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
 
 def test_recorded_milestones_are_those_of_the_environment() -> None:
@@ -29,18 +21,17 @@ def test_recorded_milestones_are_those_of_the_environment() -> None:
     dataset = milestones.milestone_dataset(source, 100)
     assert dataset.total_steps >= 100
     env = milestones.make_env("Hopper-v5", "milestones", None)
-    for episode, dense in zip(dataset, source, strict=False):
-        env.reset(seed=0)
-        simulator = env.unwrapped
-        simulator.set_state(np.append(0.0, dense.observations[0][:5]), dense.observations[0][5:])
-        env._start = 0.0
-        for step in range(min(120, len(episode.rewards))):
-            observation, reward, *_ = env.step(episode.actions[step])
-            np.testing.assert_allclose(observation[-1], episode.observations[step + 1, -1], atol=2e-2)
-            if abs(observation[-1]) > 0.05 and abs(observation[-1]) < 0.95:
-                assert reward == episode.rewards[step]
-        assert env.observation_space == dataset.observation_space
-        break
+    episode, dense = dataset[0], source[0]
+    env.reset(seed=0)
+    simulator = env.unwrapped
+    simulator.set_state(np.append(0.0, dense.observations[0][:5]), dense.observations[0][5:])
+    env._start = 0.0
+    for step in range(min(120, len(episode.rewards))):
+        observation, reward, *_ = env.step(episode.actions[step])
+        np.testing.assert_allclose(observation[-1], episode.observations[step + 1, -1], atol=2e-2)
+        if abs(observation[-1]) > 0.05 and abs(observation[-1]) < 0.95:
+            assert reward == episode.rewards[step]
+    assert env.observation_space == dataset.observation_space
     assert dataset[0].rewards.sum() > 0
 
 

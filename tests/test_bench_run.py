@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,25 +12,16 @@ from typing import Any
 import pytest
 
 from benchmarks import datasets, ledger, quality, record, run, smoke, work
-from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.tasks import ANTMAZE
 from benchmarks.training import Prepared
-from benchmarks.units import Unit, units_of
+from benchmarks.units import Unit
 from benchmarks.vectorised import training as stack_training
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
 from gta_datasets.errors import DatasetError, MissingExtraError
+from tests.benches import HOPPER, small_hopper, unit_of
 
-HOPPER = "sim/hopper/medium-v0"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hopper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder with one small dataset of the tables."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
-        datasets.make(HOPPER, steps=600)
-        yield
+_hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
 
 def start(results: Path, *arguments: str, table: str = "1-gym") -> int:
@@ -40,14 +30,6 @@ def start(results: Path, *arguments: str, table: str = "1-gym") -> int:
 
 def lines(results: Path, name: str = ledger.RUNS) -> list[dict[str, Any]]:
     return record.read_lines(results / name)
-
-
-def unit_of(table: str, dataset: str, method: str, scale: str = "smoke", algorithm: str | None = "TD3BC") -> Unit:
-    return next(
-        unit
-        for unit in units_of([EXPERIMENTS[table]], SCALES[scale])
-        if (unit.task.dataset, unit.method.name, unit.algorithm) == (dataset, method, algorithm)
-    )
 
 
 def test_units_are_done_once_and_say_all_about_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

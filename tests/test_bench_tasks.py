@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,29 +14,13 @@ from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.quality_tables import PAPER
 from benchmarks.tasks import ANTMAZE, EXPERTS, GYM, MIXED, SHARES, Task
 from benchmarks.training import Prepared
-from benchmarks.units import Unit, units_of
+from benchmarks.units import units_of
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import DatasetError
+from tests.benches import HOPPER, small_hopper, unit_of
 
-HOPPER = "sim/hopper/medium-v0"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hopper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder with one small dataset of the tables."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
-        datasets.make(HOPPER, steps=600)
-        yield
-
-
-def unit_of(table: str, dataset: str, method: str, scale: str = "smoke", algorithm: str | None = "TD3BC") -> Unit:
-    return next(
-        unit
-        for unit in units_of([EXPERIMENTS[table]], SCALES[scale])
-        if (unit.task.dataset, unit.method.name, unit.algorithm) == (dataset, method, algorithm)
-    )
+_hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
 
 def test_the_paper_scale_is_the_papers() -> None:

@@ -9,8 +9,9 @@ Stable-Baselines3 is imported when one of these names is used; without it they r
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from gta_datasets.lazy import names_of
 
 if TYPE_CHECKING:
     from gta_datasets.online.buffer import ATraDiffReplayBuffer
@@ -18,10 +19,4 @@ if TYPE_CHECKING:
 
 __all__ = ["ATraDiffCallback", "ATraDiffReplayBuffer"]
 
-_MODULES = {"ATraDiffCallback": "callback", "ATraDiffReplayBuffer": "buffer"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_of(__name__, {"ATraDiffCallback": "callback", "ATraDiffReplayBuffer": "buffer"})

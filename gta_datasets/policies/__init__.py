@@ -5,8 +5,9 @@ d3rlpy is imported when one of the names is first asked for.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from gta_datasets.lazy import names_of
 
 if TYPE_CHECKING:
     from gta_datasets.policies.config import GTPBCConfig, GTPConfig
@@ -15,17 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GTP", "GTPBC", "GTPBCConfig", "GTPConfig", "load_policy", "save_policy"]
 
-_MODULES = {
-    "GTP": "gtp",
-    "GTPBC": "gtp",
-    "GTPBCConfig": "config",
-    "GTPConfig": "config",
-    "load_policy": "files",
-    "save_policy": "files",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_of(
+    __name__,
+    {
+        "GTP": "gtp",
+        "GTPBC": "gtp",
+        "GTPBCConfig": "config",
+        "GTPConfig": "config",
+        "load_policy": "files",
+        "save_policy": "files",
+    },
+)

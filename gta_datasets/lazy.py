@@ -1,0 +1,24 @@
+"""Names of a package whose modules are imported when one of them is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+
+__all__ = ["names_of"]
+
+
+def names_of(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
+    """A `__getattr__` for `package`.
+
+    Args:
+        package: full name of the package.
+        modules: the module below the package that each name comes from.
+    """
+
+    def find(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+
+    return find
