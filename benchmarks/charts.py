@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["distributions", "draw_curves", "learning_curves"]
+__all__ = ["distributions", "draw_curves", "draw_ends", "learning_curves"]
 
 COLUMNS = 3
 
@@ -51,6 +51,15 @@ def draw_curves(axes: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) ->
         axes.plot(updates, centre, color=colour_of(place), label=name, linewidth=1.6)
         axes.fill_between(updates, centre - spread, centre + spread, color=colour_of(place), alpha=0.15, linewidth=0)
     axes.set(xlabel="updates", ylabel="return")
+
+
+def draw_ends(axes: Axes, found: Mapping[str, Sequence[float]]) -> None:
+    """Returns at the end, a row for every name, the first one lowest; a dot is a run, the line their mean."""
+    for place, values in enumerate(found.values()):
+        axes.plot(values, [place] * len(values), "o", color=colour_of(0), markersize=5, alpha=0.7)
+        axes.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=colour_of(1), linewidth=1.6)
+    axes.set(xlabel="mean return at the end", ylim=(-0.6, len(found) - 0.4))
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
 
 
 def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure | None:

@@ -2,11 +2,13 @@
 
 python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant source --variant gta --variant qualified --seed 0
 python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant gta --seed 0 --algorithm iql --engine d3rlpy
-python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant source --variant gta --variant qualified --plot
+python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant gta --real-fraction 0.8 --seed 0
+python -m benchmarks.policies sim/halfcheetah/medium-v0 --variant source --variant gta --variant qualified --plot curves
+python -m benchmarks.policies sim/halfcheetah/medium-v0 --plot ends
 
 Every run adds one line to `results/policies.jsonl`; a run that is there already is not done again. Those that are
-missing are trained together by `benchmarks.vectorised`, or one after the other by d3rlpy. `--plot` trains nothing and
-draws the runs of all seeds that have the settings.
+missing are trained together by `benchmarks.vectorised`, or one after the other by d3rlpy. `--plot` trains nothing: it
+draws the returns by updates of all seeds that have the settings, or where all runs on the dataset end.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import minari
@@ -27,7 +29,7 @@ import torch
 import gta_datasets
 from benchmarks import record
 from benchmarks.adapters import import_d3rlpy
-from benchmarks.charts import draw_curves
+from benchmarks.charts import draw_curves, draw_ends
 from benchmarks.environments import evaluation_spec, make_flat
 from benchmarks.vectorised import ALGORITHMS
 from benchmarks.vectorised.draws import Run
@@ -37,7 +39,20 @@ from benchmarks.vectorised.training import Scores, train_and_evaluate
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.plots.drawing import legend, new_figure
 
-VARIANTS: dict[str, dict[str, Any] | None] = {"source": None, "gta": {}, "qualified": {"qualify": 0.03}}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Line = dict[str, Any]
+
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "source": None,
+    "gta": {},
+    "qualified": {"qualify": 0.03},
+    "alpha 1.1": {"alpha": 1.1},
+    "mu 0.25": {"mu": 0.25},
+    "mu 0.75": {"mu": 0.75},
+    "fixed": {"condition": "fixed"},
+}
 """What is added to the source: nothing, or what `augment` generates with these settings."""
 
 EVALUATION_SEED = 10_000
@@ -53,7 +68,7 @@ def main() -> None:
     """Train the policies that are missing and add their lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("--variant", choices=VARIANTS, action="append", required=True, help="may be given again")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="may be given again (default: gta)")
     parser.add_argument(
         "--seed", type=int, action="append", help="of a policy, not of what it learns from; may be given again"
     )
@@ -68,16 +83,18 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--checkpoints", type=Path, help="a folder, so that an interrupted stack can go on")
-    parser.add_argument("--plot", action="store_true")
+    parser.add_argument("--plot", choices=("curves", "ends"), help="draw what there is")
     arguments = parser.parse_args()
+    arguments.variant = arguments.variant or ["gta"]
     ledger = record.RESULTS / LEDGER
     lines = record.read_lines(ledger)
     done = [line["unit"] for line in lines]
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     if arguments.algorithm != "td3_bc":
         settings["algorithm"] = arguments.algorithm
-    if arguments.plot:
-        print(plot(lines, settings, arguments.variant))
+    if arguments.plot is not None:
+        figure = curves(lines, settings, arguments.variant) if arguments.plot == "curves" else ends(lines, settings)
+        print(save(figure, settings, arguments.plot))
         return
     asked = [
         settings | {"variant": variant, "seed": seed} for variant in arguments.variant for seed in arguments.seed or [0]
@@ -92,14 +109,38 @@ def main() -> None:
         print(json.dumps(measured), flush=True)
 
 
-def plot(lines: list[dict[str, Any]], settings: dict[str, Any], variants: list[str]) -> Path:
-    """Returns by updates; gives the file, `results/policies-<dataset>-<algorithm>.png`."""
+def curves(lines: list[Line], settings: dict[str, Any], variants: list[str]) -> Figure:
+    """Returns by updates."""
     figure, (axes,) = new_figure()
     found = {name: [line for line in lines if _has(line["unit"], settings | {"variant": name})] for name in variants}
     draw_curves(axes, {f"{name}, {len(runs)} runs": runs for name, runs in found.items()})
     legend(figure, axes)
+    return figure
+
+
+def ends(lines: list[Line], settings: dict[str, Any]) -> Figure:
+    """Where all runs of a dataset, engine and algorithm end that have as many updates; a row per setting."""
+    compared = {name: settings.get(name) for name in ("dataset", "engine", "updates", "algorithm")}
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        if {name: line["unit"].get(name) for name in compared} == compared:
+            end = line["returns"][str(settings["updates"])]["mean"]
+            found.setdefault(_difference(line["unit"], settings), []).append(end)
+    figure, (axes,) = new_figure(height=0.8 + 0.28 * len(found))
+    draw_ends(axes, dict(sorted(found.items(), key=lambda row: np.mean(row[1]))))
+    return figure
+
+
+def _difference(unit: dict[str, Any], settings: dict[str, Any]) -> str:
+    """The variant, and what is set otherwise than usual."""
+    others = [f"{name} {value}" for name, value in unit.items() if name in settings and value != settings[name]]
+    return ", ".join([unit["variant"], *others])
+
+
+def save(figure: Figure, settings: dict[str, Any], kind: str) -> Path:
+    """The file, `results/policies-<dataset>-<algorithm>-<kind>.png`."""
     dataset, algorithm = settings["dataset"].replace("/", "-"), settings.get("algorithm", "td3_bc")
-    path = record.RESULTS / f"policies-{dataset}-{algorithm}.png"
+    path = record.RESULTS / f"policies-{dataset}-{algorithm}-{kind}.png"
     figure.savefig(path, dpi=120)
     return path
 

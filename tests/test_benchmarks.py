@@ -107,10 +107,32 @@ def test_a_policy_is_trained_once(results: Path, monkeypatch: pytest.MonkeyPatch
         draw_curves(axes, found)
 
     monkeypatch.setattr(policies, "draw_curves", draw)
-    monkeypatch.setattr(sys, "argv", ["policies", *arguments, "--variant", "source", "--plot"])
+    monkeypatch.setattr(sys, "argv", ["policies", *arguments, "--variant", "source", "--plot", "curves"])
     policies.main()
     assert drawn == {"gta, 1 runs": ["gta"], "source, 1 runs": ["source"]}
-    assert (results / "policies-bench-cheetah-v0-td3_bc.png").read_bytes().startswith(b"\x89PNG")
+    assert (results / "policies-bench-cheetah-v0-td3_bc-curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ends_of_all_runs_with_as_many_updates_are_drawn(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = {
+        "dataset": "a/b-v0", "engine": "vectorised", "preset": "cpu", "num_transitions": 200_000, "updates": 150_000,
+        "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "gta", "seed": 0,
+    }  # fmt: skip
+    others: list[dict[str, Any]] = [
+        {}, {"seed": 1}, {"real_fraction": 0.8}, {"variant": "source"}, {"variant": "fixed", "preset": "demo"},
+        {"updates": 10}, {"engine": "d3rlpy"}, {"algorithm": "iql"}, {"dataset": "a/c-v0"},
+    ]  # fmt: skip
+    for place, other in enumerate(others):
+        unit = usual | other
+        line = {"unit": unit, "returns": {"5": {"mean": -1.0}, str(unit["updates"]): {"mean": 10.0 - place}}}
+        record.append_line(results / "policies.jsonl", "benchmarks.policies", line)
+    drawn: dict[str, list[float]] = {}
+    monkeypatch.setattr(policies, "draw_ends", lambda _axes, found: drawn.update(found))
+    monkeypatch.setattr(sys, "argv", ["policies", "a/b-v0", "--plot", "ends"])
+    policies.main()
+    assert drawn == {"fixed, preset demo": [6.0], "source": [7.0], "gta, real_fraction 0.8": [8.0], "gta": [10.0, 9.0]}
+    assert list(drawn) == ["fixed, preset demo", "source", "gta, real_fraction 0.8", "gta"], "the best on top"
+    assert (results / "policies-a-b-v0-td3_bc-ends.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_filter_is_compared_with_the_simulator(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
