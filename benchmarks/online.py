@@ -1,10 +1,11 @@
 """SAC with ATraDiff, SAC alone, and SAC with the offline data in its buffer, where the environment may have changed.
 
-python -m benchmarks.online sim/hopper/medium-replay-v0 --variant none --variant offline --variant atradiff --seed 0
-python -m benchmarks.online sim/hopper/medium-replay-v0 --variant atradiff --variant no-adaptation --shift friction
-python -m benchmarks.online sim/halfcheetah/medium-replay-v0 --variant atradiff --reward dense --steps 100000
+python -m benchmarks.online sim/pointmaze/umaze-v0 --variant none --variant offline --variant atradiff --seed 0
+python -m benchmarks.online sim/hopper/medium-replay-v0 --variant atradiff --reward milestones --steps 100000
+python -m benchmarks.online sim/halfcheetah/medium-replay-v0 --variant atradiff --variant no-adaptation --shift friction
 
-All variants have the same offline data. Every finished run adds one line to `results/online.jsonl`: returns of the
+All variants have the same offline data, and all agents models of the same seed, because a generator costs more than an
+agent. Every finished run adds one line to `results/online.jsonl`: returns of the
 deterministic policy by number of steps, and seconds per step, those that ATraDiff adds among them. A run that is there
 already is not done again.
 """
@@ -26,7 +27,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import ledger, record
-from benchmarks.milestones import SHIFTS, make_env, milestone_dataset
+from benchmarks.online_tasks import REWARDS, SHIFTS, make_env, offline_part
 from benchmarks.policies import EVALUATION_SEED, episode_return
 from gta_datasets.adapters import to_sb3
 from gta_datasets.online import ATraDiffReplayBuffer
@@ -46,16 +47,18 @@ VARIANTS: Mapping[str, Mapping[str, Any] | None] = {
 SETTINGS = ("dataset", "offline_steps", "reward", "shift", "steps", "every", "episodes", "rho", "preset")
 """What tells runs apart, besides variant and seed."""
 
+MODEL_SEED = 0
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs that are missing and add their lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--variant", choices=VARIANTS, action="append", required=True, help="may be given again")
-    parser.add_argument("--seed", type=int, action="append", help="of agent and models; may be given again")
+    parser.add_argument("--seed", type=int, action="append", help="of the agent; may be given again")
     parser.add_argument("--steps", type=int, default=50_000, help="of the environment")
     parser.add_argument("--offline-steps", type=int, default=100_000, help="transitions of the dataset that are used")
-    parser.add_argument("--reward", choices=("milestones", "dense"), default="milestones")
+    parser.add_argument("--reward", choices=REWARDS, default="own", help="own: the dataset's")
     parser.add_argument("--shift", choices=SHIFTS, help="what differs online")
     parser.add_argument("--every", type=int, default=5_000, help="steps between two evaluations")
     parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
@@ -79,11 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:
     """One agent: its returns by number of steps, and what it cost."""
     source = minari.load_dataset(unit["dataset"])
-    if unit["reward"] == "milestones":
-        dataset = milestone_dataset(source, unit["offline_steps"])
-    else:
-        dataset = first_episodes(source, unit["offline_steps"])
-    envs = [make_env(source.env_spec.id, unit["reward"], unit["shift"]) for _ in range(2)]
+    dataset = offline_part(source, unit["reward"], unit["offline_steps"])
+    envs = [make_env(source, unit["reward"], unit["shift"]) for _ in range(2)]
     model = SAC("MlpPolicy", envs[0], seed=unit["seed"], device=device)
     evaluation = Evaluation(envs[1], unit["every"], unit["episodes"])
     settings, buffer, started = VARIANTS[unit["variant"]], None, time.perf_counter()
@@ -94,7 +94,7 @@ def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:
             envs[0],
             rho=unit["rho"],
             preset=unit["preset"],
-            seed=unit["seed"],
+            seed=MODEL_SEED,
             device=device,
             progress=False,
             **settings,
@@ -124,13 +124,6 @@ def added(buffer: ATraDiffReplayBuffer, steps: int) -> dict[str, Any]:
         "adaptations": buffer.state.adaptations,
         "config": buffer.config.to_dict(),
     }
-
-
-def first_episodes(source: minari.MinariDataset, steps: int) -> minari.MinariDataset:
-    """The first episodes, at least `steps` transitions where there are so many."""
-    lengths = [len(episode.rewards) for episode in source]
-    number = int(np.searchsorted(np.cumsum(lengths), steps)) + 1
-    return minari.MinariDataset(source.storage, episode_indices=source.episode_indices[:number])
 
 
 class Evaluation(BaseCallback):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from benchmarks import datasets, record, run
+from benchmarks import datasets, online_tasks, record, run
 from benchmarks.environments import evaluation_spec, make_flat
 from benchmarks.mazes import MAZES, make_env, references, steps_to
 from benchmarks.tasks import MAZE2D
@@ -169,3 +169,13 @@ def test_names_say_what_there_is_and_what_is_missing(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     with pytest.raises(MissingExtraError, match=r"PointMaze_UMaze-v3 needs .*gta-datasets\[robotics\]"):
         MAZES["umaze"].env_spec  # noqa: B018 - asking is enough
+
+
+def test_agents_online_see_the_maze_as_the_recorded_ones_did(dataset: minari.MinariDataset) -> None:
+    offline = online_tasks.offline_part(dataset, "own", 1)
+    assert len(offline) == 1
+    env = online_tasks.make_env(dataset, "own", None)
+    assert offline.observation_space == env.observation_space
+    stored = dataset[0].observations
+    expected = np.concatenate([stored["observation"], stored["desired_goal"]], axis=1).astype(np.float32)
+    np.testing.assert_array_equal(offline[0].observations, expected)

@@ -9,7 +9,7 @@ import minari
 import numpy as np
 import pytest
 
-from benchmarks import milestones, online, record
+from benchmarks import online, online_tasks, record
 from gta_datasets.config import ATraDiffConfig
 from tests.benches import HOPPER, small_hopper
 
@@ -18,9 +18,9 @@ _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
 def test_recorded_milestones_are_those_of_the_environment() -> None:
     source = minari.load_dataset(HOPPER)
-    dataset = milestones.milestone_dataset(source, 100)
+    dataset = online_tasks.offline_part(source, "milestones", 100)
     assert dataset.total_steps >= 100
-    env = milestones.make_env("Hopper-v5", "milestones", None)
+    env = online_tasks.make_env(source, "milestones", None)
     episode, dense = dataset[0], source[0]
     env.reset(seed=0)
     simulator = env.unwrapped
@@ -35,14 +35,24 @@ def test_recorded_milestones_are_those_of_the_environment() -> None:
     assert dataset[0].rewards.sum() > 0
 
 
-@pytest.mark.parametrize("shift", [None, *milestones.SHIFTS])
+def test_a_dataset_of_its_own_rewards_is_as_the_agents_see_it() -> None:
+    source = minari.load_dataset(HOPPER)
+    dataset = online_tasks.offline_part(source, "own", 100)
+    assert source.total_steps > dataset.total_steps >= 100
+    assert dataset.observation_space == online_tasks.make_env(source, "own", None).observation_space
+    np.testing.assert_allclose(dataset[0].observations, source[0].observations, rtol=1e-6)
+    np.testing.assert_array_equal(dataset[0].rewards, source[0].rewards)
+    assert online_tasks.offline_part(source, "own", 100).id == dataset.id, "made once"
+
+
+@pytest.mark.parametrize("shift", [None, *online_tasks.SHIFTS])
 def test_shifts_change_the_physics(shift: str | None) -> None:
-    states = []
-    for env in (gymnasium.make("Hopper-v5"), milestones.make_env("Hopper-v5", "dense", shift)):
+    states, source = [], minari.load_dataset(HOPPER)
+    for env in (gymnasium.make("Hopper-v5"), online_tasks.make_env(source, "own", shift)):
         env.reset(seed=1)
         for _ in range(40):
             observation, *_ = env.step(np.array([0.3, -0.3, 0.2], np.float32))
-        states.append(observation)
+        states.append(observation.astype(np.float32))
     assert np.array_equal(*states) == (shift is None)
 
 

@@ -1,8 +1,8 @@
-"""Robots that are rewarded for milestones alone, and recorded episodes of them.
+"""What agents learn online, and what they have of it offline: robots rewarded for milestones alone, or a dataset's own.
 
-The reward is 1 where another metre is behind the robot and 0 elsewhere; an observation ends with the way since the last
-milestone, without which the reward could not be known from it. A dataset of dense rewards tells the way, because
-Gymnasium's rewards hold the forward velocity.
+For milestones the reward is 1 where another metre is behind the robot and 0 elsewhere; an observation ends with the way
+since the last milestone, without which the reward could not be known from it. A dataset of dense rewards tells the way,
+because Gymnasium's rewards hold the forward velocity.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from numpy.typing import NDArray
 
+from benchmarks.environments import make_flat
+from benchmarks.vectorised.tables import encoder_of
 from gta_datasets.data.screen import screen_id
 
-__all__ = ["SHIFTS", "Milestones", "make_env", "milestone_dataset", "ways"]
+__all__ = ["REWARDS", "SHIFTS", "Milestones", "make_env", "offline_part", "ways"]
+
+REWARDS = ("milestones", "own")
 
 EVERY = 1.0  # metres
 SHIFTS = {"friction": 0.5, "mass": 1.5}
@@ -65,9 +69,9 @@ def with_way(space: spaces.Space[Any]) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, (size,), np.float64)
 
 
-def make_env(env_id: str, reward: str, shift: str | None) -> gymnasium.Env[Any, Any]:
-    """An environment with the reward "milestones" or "dense", and with changed physics where asked for."""
-    env: gymnasium.Env[Any, Any] = gymnasium.make(env_id)
+def make_env(source: minari.MinariDataset, reward: str, shift: str | None) -> gymnasium.Env[Any, Any]:
+    """The environment of a dataset with one of the `REWARDS`, and with changed physics where asked for."""
+    env = gymnasium.make(source.env_spec) if reward == "milestones" else make_flat(source)
     model = env.unwrapped.model  # type: ignore[attr-defined]
     if shift == "friction":
         model.geom_friction[:, 0] *= SHIFTS[shift]
@@ -78,9 +82,9 @@ def make_env(env_id: str, reward: str, shift: str | None) -> gymnasium.Env[Any, 
     return Milestones(env) if reward == "milestones" else env
 
 
-def milestone_dataset(source: minari.MinariDataset, steps: int) -> minari.MinariDataset:
-    """The first episodes of `source`, at least `steps` transitions, as if recorded under milestones; made once."""
-    name = f"milestones/{source.id.replace('/', '-').removesuffix('-v0')}-{steps}-v0"
+def offline_part(source: minari.MinariDataset, reward: str, steps: int) -> minari.MinariDataset:
+    """The first episodes of `source`, at least `steps` transitions, as recorded in `make_env`'s; made once."""
+    name = f"{reward}/{source.id.replace('/', '-').removesuffix('-v0')}-{steps}-v0"
     if screen_id(name).exists():
         found: minari.MinariDataset = minari.load_dataset(name)
         return found
@@ -88,21 +92,37 @@ def milestone_dataset(source: minari.MinariDataset, steps: int) -> minari.Minari
     for episode in source:
         if sum(len(buffer.rewards) for buffer in buffers) >= steps:
             break
-        buffers.append(under_milestones(episode, source.env_spec.id))
+        buffers.append(
+            under_milestones(episode, source.env_spec.id) if reward == "milestones" else flat(episode, source)
+        )
+    env = make_env(source, reward, None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no environment is registered for these rewards
+        warnings.simplefilter("ignore")  # no environment is registered for these observations
         made: minari.MinariDataset = minari.create_dataset_from_buffers(
             name,
             buffers,
-            observation_space=with_way(source.observation_space),
+            observation_space=env.observation_space,
             action_space=source.action_space,
             algorithm_name="as of the source",
-            description=f"the first episodes of {source.id} with rewards for milestones",
+            description=f"the first episodes of {source.id}, rewards: {reward}",
             author="gta-datasets",
             author_email="none@example.com",
             code_permalink="https://example.com",
         )
+    env.close()
     return made
+
+
+def flat(episode: minari.EpisodeData, source: minari.MinariDataset) -> EpisodeBuffer:
+    """A recorded episode with the observations of `make_flat`."""
+    return EpisodeBuffer(
+        observations=encoder_of(source)(episode.observations),
+        actions=episode.actions,
+        rewards=episode.rewards,
+        terminations=episode.terminations,
+        truncations=episode.truncations,
+        infos={},
+    )
 
 
 def under_milestones(episode: minari.EpisodeData, env_id: str) -> EpisodeBuffer:
