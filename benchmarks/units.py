@@ -53,7 +53,7 @@ class Unit:
             "num_transitions": scale.num_transitions if generated else None,
             "real_fraction": method.real_fraction,
             "algorithm": self.algorithm,
-            "updates": min(scale.updates, algorithm.most_updates or scale.updates),
+            "updates": scale.transformer_updates if algorithm.is_transformer else scale.updates,
             "batch_size": algorithm.batch_size or method.batch_size or scale.batch_size,
             "episodes": scale.episodes * self.task.episode_factor,
             "seed": self.seed,

@@ -29,6 +29,8 @@ def test_the_paper_scale_is_the_papers() -> None:
     unit = unit_of("1-gym", HOPPER, "GTA", "paper")
     assert unit.identity["settings"] == {"task": "locomotion"}
     assert unit_of("1-gym", HOPPER, "GTA", "cpu").identity["settings"] == {}
+    transformer = unit_of("13", HOPPER, "GTA", "paper", "DT").identity
+    assert (transformer["updates"], transformer["batch_size"]) == (100_000, 64)
 
 
 def test_every_number_of_the_paper_has_a_place() -> None:
@@ -77,6 +79,8 @@ def test_hyper_parameters_follow_the_kind_of_task() -> None:
     assert config.actor_optim_factory.lr_scheduler_factory.T_max == 7
     config = ALGORITHMS["IQL"].create(source, ANTMAZE[0].kind, updates=7, batch_size=5, device="cpu").config
     assert (config.expectile, config.weight_temp, config.reward_scaler.shift) == (0.9, 10.0, -1.0)
+    config = ALGORITHMS["DT"].create(source, "locomotion", updates=100_000, batch_size=64, device="cpu").config
+    assert config.optim_factory.lr_scheduler_factory.warmup_steps == 10_000
 
 
 def test_the_remote_dataset_stands_in_for_ours() -> None:
