@@ -175,9 +175,13 @@ class LearnedModel(ABC):
             generator = numpy_generator(self._seed, self.name, step)
             shape = (self._config.dynamics_members, self._config.dynamics_batch_size)
             rows = torch.from_numpy(self._draw(generator, shape)).to(self._device)
-            return functional.mse_loss(ensemble(inputs[rows]), targets[rows])
+            return self._error(ensemble(inputs[rows]), targets[rows])
 
         return loss_of_step
+
+    def _error(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        """What training makes small; (members, batch, outputs) each."""
+        return functional.mse_loss(predicted, targets)
 
     def _draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.int64]:
         """Which transitions a training step learns from: all are alike."""

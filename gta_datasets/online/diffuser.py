@@ -164,17 +164,22 @@ class Diffuser:
         )
         whole = np.full(len(observations), length)
         episodes = self._assembly.episodes(rows, observations, whole, np.zeros(len(whole), np.bool_))
-        lengths, ended = self._endings(episodes, length)
+        chances = numpy_generator(self._seed, f"endings {length}/{offline}", number).random((len(whole), length))
+        lengths, ended = self._endings(episodes, chances)
         if ended.any():
             episodes = self._assembly.episodes(rows, observations, lengths, ended)
         return self._assembly.transitions(episodes, steps)
 
-    def _endings(self, episodes: Episodes, length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Transitions up to the end of the task, or all, (B,), and whether the task ends, (B,)."""
-        if self._ending_model is None:
-            ends = np.zeros((episodes.num_episodes, length), np.bool_)
-        else:
+    def _endings(self, episodes: Episodes, chances: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Transitions up to the end of the task, or all, (B,), and whether the task ends, (B,).
+
+        A transition ends it if its random number in `chances` (B, length), from [0, 1), is below how likely that is.
+        """
+        likely = np.zeros(chances.shape)
+        if self._ending_model is not None:
             states = episodes.observations[episodes.transition_rows]
-            ends = self._ending_model.ends(states, episodes.actions, episodes.next_observations).reshape(-1, length)
+            predicted = self._ending_model.predict(states, episodes.actions, episodes.next_observations)
+            likely = predicted.reshape(chances.shape)
+        ends = chances < likely
         ended: NDArray[np.bool_] = np.asarray(ends.any(axis=1))
-        return np.where(ended, ends.argmax(axis=1) + 1, length), ended
+        return np.where(ended, ends.argmax(axis=1) + 1, chances.shape[1]), ended

@@ -22,7 +22,7 @@ with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
 
 __all__ = ["Saved", "read_saved", "write_saved"]
 
-KIND, VERSION = "ATraDiffReplayBuffer", 1
+KIND, VERSION = "ATraDiffReplayBuffer", 2
 """The version is raised whenever a file of the one before would be read wrongly."""
 
 STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")  # SB3's own arrays

@@ -18,6 +18,7 @@ from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.data.windows import cut, starting_at
 from gta_datasets.errors import ConfigError
+from gta_datasets.models.ending import EndingModel
 from gta_datasets.online.assembling import Assembly
 from gta_datasets.online.diffuser import Diffuser
 from gta_datasets.shelf import Shelf
@@ -66,6 +67,19 @@ def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(tmp_path: Pa
     assert made.terminated[begins[3] :].sum() == 1
     assert made.terminated[-1]  # nothing follows the goal
     assert made.next_observations[-1, 0] > GOAL - 0.5
+
+
+def test_trajectories_end_as_often_as_it_is_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = read_episodes(line_dataset("diffuser/ending-v0"))
+    diffuser = Diffuser(source, config_of(lengths=(5,)), seed=0, device=CPU)
+    diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
+    monkeypatch.setattr(EndingModel, "predict", lambda self, states, *others: np.full(len(states), 0.2))
+    made, again, other = (diffuser.imagine(np.zeros((400, 2)), np.full(400, 5.0), number) for number in (0, 0, 1))
+    ended = made.terminated.sum()
+    assert ended / len(made.terminated) == pytest.approx(0.2, abs=0.03)
+    assert ended / 400 == pytest.approx(1 - 0.8**5, abs=0.07)
+    np.testing.assert_array_equal(made.terminated, again.terminated)
+    assert made.terminated.tolist() != other.terminated.tolist()
 
 
 def test_the_shortest_model_that_is_long_enough_is_chosen(source: Source) -> None:

@@ -78,9 +78,9 @@ def changed(path: Path, tensors: dict[str, Any] | None = None, **record: Any) ->
 
 
 def test_another_version_is_refused(saved: Path, dataset: minari.MinariDataset) -> None:
-    message = "was saved in version 0 of its format, and this library reads version 1; load it with the version"
+    message = "was saved in version 1 of its format, and this library reads version 2; load it with the version"
     with pytest.raises(CacheError, match=message):
-        ATraDiffReplayBuffer.load(changed(saved, version=0), dataset, Line(), device="cpu")
+        ATraDiffReplayBuffer.load(changed(saved, version=1), dataset, Line(), device="cpu")
 
 
 def test_other_files_are_refused(saved: Path, dataset: minari.MinariDataset, tmp_path: Path) -> None:
