@@ -26,7 +26,8 @@ def unscaled(actions: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
 class Recorded:
     """The transitions in a replay buffer of one environment, by their numbers: 0 was added first.
 
-    A window ends where its episode does, or where the environment was reset without the buffer being told.
+    A window ends where its episode does, or where the environment was reset without the buffer being told. Only what
+    windows need is read from the buffer's arrays.
 
     Args:
         buffer: the replay buffer; it must not change while this is used.
@@ -35,27 +36,23 @@ class Recorded:
     """
 
     def __init__(self, buffer: ReplayBuffer, added: int, source: Source) -> None:
-        self._buffer, self._source = buffer, source
+        self._buffer, self._added, self._source = buffer, added, source
         self.oldest = added - buffer.size()
-        rows = np.arange(self.oldest, added) % buffer.buffer_size
-        ends = buffer.dones[rows, 0].astype(np.bool_)
-        states = buffer.observations[rows, 0].reshape(len(rows), -1)
-        following = buffer.next_observations[rows, 0].reshape(len(rows), -1)
-        ends[:-1] |= (following[:-1] != states[1:]).any(axis=1)
-        ends[-1:] = True
-        self._stops = self.oldest + np.flatnonzero(ends) + 1
 
     def lengths(self, numbers: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:
         """Transitions of the windows that begin with the given ones, at most `horizon`, (B,)."""
-        stops = self._stops[np.searchsorted(self._stops, numbers, side="right")]
-        return np.asarray(np.minimum(stops - numbers, horizon))
+        lengths, going = np.zeros(len(numbers), np.int64), np.arange(len(numbers))
+        for step in range(horizon):
+            lengths[going] += 1
+            going = going[~self._ends(numbers[going] + step)]
+        return lengths
 
     def windows(self, numbers: NDArray[np.int64], horizon: int) -> Episodes:
         """The windows as episodes, in the units of the source."""
         lengths, buffer = self.lengths(numbers, horizon), self._buffer
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        rows = (np.repeat(numbers, lengths) + within) % buffer.buffer_size
+        rows = self._rows(np.repeat(numbers, lengths) + within)
         last = offsets[1:] - 1
         observations = np.insert(
             buffer.observations[rows, 0], last + 1, buffer.next_observations[rows[last], 0], axis=0
@@ -78,8 +75,19 @@ class Recorded:
 
     def rewards(self, numbers: NDArray[np.int64], horizon: int) -> NDArray[np.float64]:
         """Sum of the rewards of every window, (B,)."""
-        count = len(self._buffer.rewards) if self._buffer.full else self._buffer.pos
-        rows = np.arange(self.oldest, self.oldest + count) % self._buffer.buffer_size
-        sums = np.concatenate([[0.0], np.cumsum(self._buffer.rewards[rows, 0], dtype=np.float64)])
-        places = numbers - self.oldest
-        return np.asarray(sums[places + self.lengths(numbers, horizon)] - sums[places])
+        lengths, sums = self.lengths(numbers, horizon), np.zeros(len(numbers))
+        for step in range(horizon):
+            within = lengths > step
+            sums[within] += self._buffer.rewards[self._rows(numbers[within] + step), 0]
+        return sums
+
+    def _ends(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether no window goes on after the given transitions, (n,)."""
+        buffer, rows = self._buffer, self._rows(numbers)
+        elsewhere = buffer.next_observations[rows, 0] != buffer.observations[self._rows(numbers + 1), 0]
+        left = elsewhere.any(axis=tuple(range(1, elsewhere.ndim)))
+        return np.asarray(buffer.dones[rows, 0].astype(np.bool_) | left | (numbers == self._added - 1))
+
+    def _rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the given transitions are in the buffer, (n,)."""
+        return numbers % self._buffer.buffer_size

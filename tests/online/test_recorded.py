@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -60,6 +62,24 @@ def test_the_oldest_make_way() -> None:
     windows = recorded.windows(np.array([7, 10]), 10)
     np.testing.assert_array_equal(windows.rewards, [7, 8, 9, 10, 11, 12, 13, 14])
     np.testing.assert_array_equal(recorded.rewards(np.array([7, 10, 13]), 4), [24, 10 + 11 + 12 + 13, 27])
+
+
+def test_memory_does_not_grow_with_the_buffer() -> None:
+    rows = 40_000
+    buffer, numbers = ReplayBuffer(rows, STATES, ACTIONS, "cpu"), np.arange(0, rows, 4_000)
+    buffer.observations[:, 0] = np.arange(rows)[:, None]
+    buffer.next_observations[:, 0] = np.arange(1, rows + 1)[:, None]
+    buffer.rewards[:], buffer.full = 1.0, True
+    tracemalloc.start()
+    try:
+        recorded = Recorded(buffer, rows, SOURCE)
+        windows, rewards = recorded.windows(numbers, 5), recorded.rewards(numbers, 5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(windows.lengths, [5] * 10)
+    np.testing.assert_array_equal(rewards, [5.0] * 10)
+    assert peak < rows  # less than a byte for every transition
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.25, 1.0])
