@@ -139,7 +139,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         """Write everything but the dataset to a file, from which `load` goes on as if nothing had happened.
 
         Raises:
-            CacheError: the file cannot be written.
+            CacheError: the file cannot be written, or would be too large to be read again.
         """
         write_saved(Path(path), self.opened, self.state, self, self.synthetic)
 

@@ -25,6 +25,9 @@ __all__ = ["Saved", "read_saved", "write_saved"]
 KIND, VERSION = "ATraDiffReplayBuffer", 2
 """The version is raised whenever a file of the one before would be read wrongly."""
 
+MAX_BYTES = 1024**4
+"""Larger files are neither written nor read: transitions lie in memory, where a buffer of this size has no place."""
+
 STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")  # SB3's own arrays
 
 
@@ -58,7 +61,7 @@ def write_saved(path: Path, opened: Opened, state: State, recorded: ReplayBuffer
         generated: its generated ones.
 
     Raises:
-        CacheError: the file cannot be written.
+        CacheError: the file cannot be written, or would be too large to be read again.
     """
     numbers, arrays = state.split()
     parts = {"recorded": recorded, "generated": generated}
@@ -77,14 +80,14 @@ def write_saved(path: Path, opened: Opened, state: State, recorded: ReplayBuffer
         "in_use": sorted(opened.diffuser.in_use),
         "state": numbers,
     }
-    save_checkpoint(path, Checkpoint(tensors, record))
+    save_checkpoint(path, Checkpoint(tensors, record), limit=MAX_BYTES)
 
 
 def read_saved(
     path: Path, dataset: minari.MinariDataset | str, env: gymnasium.Env[Any, Any] | VecEnv, *, device: str
 ) -> Saved:
     """What `write_saved` left in a file; arguments and errors as of `ATraDiffReplayBuffer.load`."""
-    found = load_checkpoint(path)
+    found = load_checkpoint(path, limit=MAX_BYTES)
     if found is None:
         raise CacheError(f"there is no file {path}; buffer.save(path) writes one")
     record = found.record

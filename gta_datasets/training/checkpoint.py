@@ -53,23 +53,27 @@ class Checkpoint:
         }
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTES) -> None:
     """Write a checkpoint; a crash at any moment leaves the old file or the new one.
 
+    Args:
+        path: the file.
+        checkpoint: what is written.
+        limit: bytes that `load_checkpoint` will be told to allow.
+
     Raises:
-        CacheError: the file cannot be written.
+        CacheError: the file cannot be written, or would be too large to be read again; the old one stays.
     """
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    atomic_write(
-        path,
-        safetensors.torch.save(
-            on_host, metadata={"record": json.dumps(checkpoint.record), "digest": checkpoint.digest}
-        ),
-    )
+    record = {"record": json.dumps(checkpoint.record), "digest": checkpoint.digest}
+    data = safetensors.torch.save(on_host, metadata=record)
+    if len(data) > limit:
+        raise CacheError(f"{path} would have {len(data):,} bytes, more than the {limit:,} allowed; keep less in it")
+    atomic_write(path, data)
 
 
-def load_checkpoint(path: Path) -> Checkpoint | None:
-    """Read a checkpoint; None if there is no file.
+def load_checkpoint(path: Path, *, limit: int = MAX_BYTES) -> Checkpoint | None:
+    """Read a checkpoint of at most `limit` bytes; None if there is no file.
 
     Raises:
         CacheError: the file is a link or not an ordinary file, too large, or not a checkpoint.
@@ -79,7 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     try:
-        _check_size(path, descriptor)
+        _check_size(path, descriptor, limit)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             record = json.loads(metadata["record"])
@@ -98,11 +102,11 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     return found
 
 
-def _check_size(path: Path, descriptor: int) -> None:
+def _check_size(path: Path, descriptor: int, limit: int) -> None:
     """Refuse what would take much memory before anything of it is parsed."""
     size = os.fstat(descriptor).st_size
-    if size > MAX_BYTES:
-        raise CacheError(f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} allowed; remove it")
+    if size > limit:
+        raise CacheError(f"{path} has {size:,} bytes, more than the {limit:,} allowed; remove it")
     header = int.from_bytes(os.read(descriptor, 8), "little")
     if header > MAX_HEADER_BYTES:
         raise CacheError(

@@ -77,6 +77,31 @@ def changed(path: Path, tensors: dict[str, Any] | None = None, **record: Any) ->
     return path
 
 
+def test_buffers_may_be_larger_than_weights(
+    saved: Path, dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gta_datasets.training.checkpoint.MAX_BYTES", saved.stat().st_size - 1)
+    loaded = ATraDiffReplayBuffer.load(saved, dataset, Line(), device="cpu")
+    loaded.save(saved)
+    assert ATraDiffReplayBuffer.load(saved, dataset, Line(), device="cpu").size() == 20
+
+
+def test_a_file_too_large_to_be_read_again_is_not_written(
+    saved: Path, dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = saved.read_bytes()
+    buffer = ATraDiffReplayBuffer.load(saved, dataset, Line(), device="cpu")
+    walk(buffer, 5, 20)
+    monkeypatch.setattr("gta_datasets.online.saving.MAX_BYTES", len(whole))
+    with pytest.raises(CacheError, match=rf"buffer would have [\d,]+ bytes, more than the {len(whole):,} allowed"):
+        buffer.save(saved)
+    assert [(path.name, path.read_bytes()) for path in saved.parent.iterdir()] == [("buffer", whole)]
+    assert ATraDiffReplayBuffer.load(saved, dataset, Line(), device="cpu").size() == 20
+    monkeypatch.setattr("gta_datasets.online.saving.MAX_BYTES", len(whole) - 1)
+    with pytest.raises(CacheError, match=rf"has {len(whole):,} bytes, more than the"):
+        ATraDiffReplayBuffer.load(saved, dataset, Line(), device="cpu")
+
+
 def test_another_version_is_refused(saved: Path, dataset: minari.MinariDataset) -> None:
     message = "was saved in version 1 of its format, and this library reads version 2; load it with the version"
     with pytest.raises(CacheError, match=message):

@@ -123,3 +123,15 @@ def test_digest_changes_with_values_names_shapes_dtypes_and_record(changed: Chec
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="missing"):
         save_checkpoint(tmp_path / "missing" / "file", Checkpoint({}, {}))
+
+
+def test_what_is_written_can_be_read_within_the_same_limit(tmp_path: Path) -> None:
+    path, checkpoint = tmp_path / "file", Checkpoint({"x": torch.ones(100)}, {})
+    save_checkpoint(path, checkpoint)
+    size = path.stat().st_size
+    save_checkpoint(path, checkpoint, limit=size)
+    assert load_checkpoint(path, limit=size) is not None
+    with pytest.raises(CacheError, match=rf"file would have {size:,} bytes, more than the {size - 1:,} allowed"):
+        save_checkpoint(path, checkpoint, limit=size - 1)
+    with pytest.raises(CacheError, match=rf"file has {size:,} bytes, more than the {size - 1:,} allowed"):
+        load_checkpoint(path, limit=size - 1)
