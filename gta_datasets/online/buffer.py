@@ -18,10 +18,10 @@ from gta_datasets.augment import configured, default_cache_dir, torch_device, wh
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.errors import ConfigError, requires_extra
 from gta_datasets.online.callback import ATraDiffCallback
-from gta_datasets.online.opening import Opened, open_all
+from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
 from gta_datasets.online.ratio import left_missing, per_step, trajectories
 from gta_datasets.online.recorded import Recorded
-from gta_datasets.online.saving import read_saved, write_saved
+from gta_datasets.online.saving import read_saved, refusing_damage, write_saved
 from gta_datasets.online.state import Costs, State
 from gta_datasets.online.subset import important, surviving
 from gta_datasets.seeding import numpy_generator
@@ -99,9 +99,9 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         """
         device = torch_device(device)
         config = configured(ATraDiffConfig(), preset, device, {}, {"rho": rho, **overrides})
-        seed = whole_number("seed", seed, 0, 2**32 - 1)
-        buffer_size = whole_number("buffer_size", buffer_size, 1, 2**48)
-        opened = open_all(dataset, env, config, seed=seed, device=device)
+        seed, buffer_size = whole_number("seed", seed, *SEEDS), whole_number("buffer_size", buffer_size, *SIZES)
+        data = open_data(dataset, env, invalid=config.trajectories.invalid)
+        opened = data.with_models(config, seed=seed, device=device)
         root = Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir()
         description = {"dataset": opened.dataset.id, "method": config.method, "config": config.to_dict(), "seed": seed}
         opened.diffuser.fit(Shelf(root, device, description, progress))
@@ -130,9 +130,10 @@ class ATraDiffReplayBuffer(ReplayBuffer):
             ConfigError: spaces of `env` other than the dataset's, or more than one environment.
         """
         saved = read_saved(Path(path), dataset, env, device=torch_device(device))
-        buffer = cls(saved.opened, saved.buffer_size, torch_device(device))
+        with refusing_damage(Path(path)):
+            buffer = cls(saved.opened, saved.buffer_size, torch_device(device))
+            saved.fill(buffer, buffer.synthetic)
         buffer.state = saved.state
-        saved.fill(buffer, buffer.synthetic)
         return buffer
 
     def save(self, path: str | Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import minari
@@ -22,38 +22,52 @@ from gta_datasets.store import content_key
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["Opened", "check_one_environment", "open_all"]
+__all__ = ["SEEDS", "SIZES", "Data", "Opened", "check_one_environment", "open_data"]
+
+SEEDS, SIZES = (0, 2**32 - 1), (1, 2**48)
+"""The smallest and the largest seed and size of a buffer."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A dataset as the online part sees it, and what generates from it."""
+class Data:
+    """A dataset as the online part sees it."""
 
     dataset: minari.MinariDataset
     source: Source
     layout: Layout
+
+    @property
+    def key(self) -> str:
+        """Equal for datasets of equal content."""
+        return content_key({"source": self.source.episodes.arrays()})
+
+    def with_models(self, config: ATraDiffConfig, *, seed: int, device: str) -> Opened:
+        """Beside it what generates from it; nothing is trained. ConfigError for a length that no episode has."""
+        diffuser = Diffuser(self.source, config, seed=seed, device=torch.device(device))
+        return Opened(self.dataset, self.source, self.layout, diffuser, config, seed)
+
+
+@dataclass(frozen=True)
+class Opened(Data):
+    """A dataset and what generates from it."""
+
     diffuser: Diffuser
     config: ATraDiffConfig
     seed: int
 
-    @property
-    def source_key(self) -> str:
-        """Equal for datasets of equal content."""
-        return content_key({"source": self.source.episodes.arrays()})
 
+def open_data(
+    dataset: minari.MinariDataset | str, env: gymnasium.Env[Any, Any] | VecEnv, *, invalid: Literal["error", "drop"]
+) -> Data:
+    """Read the dataset and check that it and the environment fit.
 
-def open_all(
-    dataset: minari.MinariDataset | str,
-    env: gymnasium.Env[Any, Any] | VecEnv,
-    config: ATraDiffConfig,
-    *,
-    seed: int,
-    device: str,
-) -> Opened:
-    """Read the dataset and check that it and the environment fit; nothing is trained.
+    Args:
+        dataset: a Minari dataset or the id of one.
+        env: where the agent will learn.
+        invalid: what happens to episodes with values that are not finite.
 
     Raises:
-        ConfigError: spaces that differ, or are not Box, more than one environment, or too long a trajectory.
+        ConfigError: spaces that differ, or are not Box, or more than one environment.
         UnsupportedSpaceError: images, or another space without a float form.
         DatasetError: there is no such dataset, or it breaks Minari's contract.
     """
@@ -67,9 +81,7 @@ def open_all(
             )
     check_spaces(opened, env)
     check_one_environment(env.num_envs if isinstance(env, VecEnv) else 1)
-    source = read_episodes(opened, invalid=config.trajectories.invalid)
-    diffuser = Diffuser(source, config, seed=seed, device=torch.device(device))
-    return Opened(opened, source, Layout(env.observation_space, env.action_space), diffuser, config, seed)
+    return Data(opened, read_episodes(opened, invalid=invalid), Layout(env.observation_space, env.action_space))
 
 
 def check_one_environment(number: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import gymnasium
 import minari
 import torch
 
+from gta_datasets.augment import whole_number
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.errors import CacheError, DatasetError, requires_extra
-from gta_datasets.online.opening import Opened, open_all
+from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
 from gta_datasets.online.state import State
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -20,7 +23,7 @@ with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3.common.buffers import ReplayBuffer
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["Saved", "read_saved", "write_saved"]
+__all__ = ["Saved", "read_saved", "refusing_damage", "write_saved"]
 
 KIND, VERSION = "ATraDiffReplayBuffer", 2
 """The version is raised whenever a file of the one before would be read wrongly."""
@@ -41,13 +44,33 @@ class Saved:
     contents: Checkpoint
 
     def fill(self, recorded: ReplayBuffer, generated: ReplayBuffer) -> None:
-        """Put the transitions into two empty buffers of the right sizes."""
-        for buffer, name in ((recorded, "recorded"), (generated, "generated")):
-            pos, full = self.contents.record["places"][name]
-            buffer.pos, buffer.full = int(pos), bool(full)
-            arrays = self.contents.under(name)
-            for each in STORED:
-                getattr(buffer, each)[: buffer.size()] = arrays[each].numpy()
+        """Put the transitions into two empty buffers of the right sizes; KeyError or ValueError if they do not fit."""
+        for buffer, part in ((recorded, "recorded"), (generated, "generated")):
+            pos, full = self.contents.record["places"][part]
+            buffer.pos = whole_number(f"pos of {part}", pos, 0, buffer.buffer_size - 1)
+            buffer.full = bool(whole_number(f"full of {part}", full, 0, 1))
+            arrays = self.contents.under(part)
+            for name in STORED:
+                room, held = getattr(buffer, name)[: buffer.size()], arrays[name].numpy()
+                if (held.shape, held.dtype) != (room.shape, room.dtype):
+                    needed = f"where {room.dtype} of shape {room.shape} is needed"
+                    raise ValueError(f"{part}.{name} is {held.dtype} of shape {held.shape}, {needed}")
+                room[:] = held
+        added, size = self.state.added, recorded.buffer_size
+        if (recorded.pos, recorded.full) != (added % size, added >= size):
+            raise ValueError(f"{added} transitions were added to {size} places, and {recorded.size()} are recorded")
+
+
+@contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """Around what reads the content of a file: whatever it trips over is a CacheError that names the file."""
+    try:
+        yield
+    except MemoryError as error:
+        raise CacheError(f"{path} holds a {KIND} for which there is too little memory ({error}); free some") from error
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CacheError(f"{path} does not hold what a {KIND} needs ({reason}); save it again") from error
 
 
 def write_saved(path: Path, opened: Opened, state: State, recorded: ReplayBuffer, generated: ReplayBuffer) -> None:
@@ -72,7 +95,7 @@ def write_saved(path: Path, opened: Opened, state: State, recorded: ReplayBuffer
     record = {
         "kind": KIND,
         "version": VERSION,
-        "source": opened.source_key,
+        "source": opened.key,
         "config": opened.config.to_dict(),
         "seed": opened.seed,
         "buffer_size": recorded.buffer_size,
@@ -92,21 +115,27 @@ def read_saved(
         raise CacheError(f"there is no file {path}; buffer.save(path) writes one")
     record = found.record
     _check_kind(path, record)
-    try:
+    with refusing_damage(path):
         config = ATraDiffConfig.from_dict(record["config"])
-        opened = open_all(dataset, env, config, seed=int(record["seed"]), device=device)
-        if opened.source_key != record["source"]:
-            raise DatasetError(
-                f"{path} was made from other data than dataset {opened.dataset.id!r} has now; give the dataset it was "
-                "made from"
-            )
+        seed = whole_number("seed", record["seed"], *SEEDS)
+        buffer_size = whole_number("buffer_size", record["buffer_size"], *SIZES)
+        key = record["source"]
+    data = open_data(dataset, env, invalid=config.trajectories.invalid)
+    if data.key != key:
+        raise DatasetError(
+            f"{path} was made from other data than dataset {data.dataset.id!r} has now; give the dataset it was made "
+            "from"
+        )
+    with refusing_damage(path):
+        opened = data.with_models(config, seed=seed, device=device)
         opened.diffuser.restore(found.under("weights"))
-        opened.diffuser.in_use = set(map(int, record["in_use"]))
-        arrays = {name: value.numpy() for name, value in found.under("state").items()}
-        return Saved(opened, int(record["buffer_size"]), State.joined(record["state"], arrays), found)
-    except (KeyError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CacheError(f"{path} does not hold what a {KIND} needs ({reason}); save it again") from error
+        opened.diffuser.in_use = set(record["in_use"])
+        if not opened.diffuser.in_use <= set(config.trajectories.lengths):
+            raise ValueError(f"in_use={record['in_use']}, where there are models of {config.trajectories.lengths}")
+        state = State.joined(record["state"], {name: value.numpy() for name, value in found.under("state").items()})
+        if len(state.waiting) and state.waiting.shape[1] != data.source.observation_codec.size:
+            raise ValueError(f"states of {state.waiting.shape[1]} numbers wait")
+        return Saved(opened, buffer_size, state, found)
 
 
 def _check_kind(path: Path, record: dict[str, Any]) -> None:

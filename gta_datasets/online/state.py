@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gta_datasets.augment import whole_number
 from gta_datasets.data.episodes import FloatArray
 
 __all__ = ["Costs", "State"]
+
+LARGEST = 2**62
+"""Of a counter: numpy's integers hold it."""
 
 
 @dataclass
@@ -54,5 +59,23 @@ class State:
 
     @classmethod
     def joined(cls, numbers: Mapping[str, float], arrays: Mapping[str, NDArray[Any]]) -> State:
-        """The inverse of `split`; TypeError for names that are not known."""
-        return cls(**numbers, **arrays)  # type: ignore[arg-type]
+        """The inverse of `split`; ValueError for parts that no state has, lacks or would have like this."""
+        usual_numbers, usual_arrays = cls().split()
+        given, usual = sorted([*numbers, *arrays]), sorted([*usual_numbers, *usual_arrays])
+        if given != usual:
+            raise ValueError(f"a state of {given}, where {usual} are needed")
+        for name, number in numbers.items():
+            if isinstance(usual_numbers[name], int):
+                whole_number(name, number, 0, LARGEST)
+            elif not isinstance(number, float) or not math.isfinite(number):
+                raise ValueError(f"{name}={number!r}, where a finite float is needed")
+        for name, array in arrays.items():
+            like = usual_arrays[name]
+            if (array.ndim, array.dtype.kind) != (like.ndim, like.dtype.kind) or not np.isfinite(array).all():
+                raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, or holds values that are not finite")
+        state = cls(**numbers, **arrays)  # type: ignore[arg-type]
+        if state.adapted_at > state.added or not ((state.subset >= 0) & (state.subset < state.added)).all():
+            raise ValueError(f"what was adapted to is not among the {state.added} transitions")
+        if len(state.waiting) != len(state.waiting_steps):
+            raise ValueError(f"{len(state.waiting)} states wait, and {len(state.waiting_steps)} are estimated")
+        return state
