@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import minari
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sb3_contrib import TQC
-from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
 
 from gta_datasets.errors import ConfigError
 from gta_datasets.online.critics import td_errors
 from tests.online.worlds import Line, line_dataset, quick_buffer
 
+Array = NDArray[np.floating[Any]]
 NO_TIMEOUTS = {"handle_timeout_termination": False}
 SMALL: dict[str, Any] = {"batch_size": 16, "learning_starts": 10, "device": "cpu", "seed": 0}
 
@@ -59,6 +63,21 @@ def test_learning_is_repeatable_and_goes_on(dataset: minari.MinariDataset) -> No
     assert torch.equal(*weights)
 
 
+def test_the_errors_of_new_transitions_decide(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def errors(model: Any, batch: Any, seed: int) -> Array:
+        asked.append(batch.rewards[:, 0].numpy())
+        return np.ones(len(batch.rewards))
+
+    monkeypatch.setattr("gta_datasets.online.callback.td_errors", errors)
+    buffer = quick_buffer(dataset, adapt_every=20, importance="td_error")
+    model_of(SAC).learn(45, callback=buffer.callback())
+    np.testing.assert_array_equal(asked[0], buffer.rewards[:20, 0])
+    np.testing.assert_array_equal(asked[1][-20:], buffer.rewards[20:40, 0])
+    assert np.isin(asked[1][:-20], asked[0]).all()
+
+
 def test_importance_may_be_the_reward(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = quick_buffer(dataset, adapt_every=20, importance="reward")
     monkeypatch.setattr("gta_datasets.online.callback.td_errors", None)
@@ -85,22 +104,60 @@ def test_models_that_cannot_use_the_buffer_are_refused(dataset: minari.MinariDat
         model.learn(4, callback=buffer.callback())
 
 
-@pytest.mark.parametrize("algorithm", [SAC, TD3])
-def test_errors_are_those_of_the_critics(algorithm: Any, dataset: minari.MinariDataset) -> None:
-    buffer, model = quick_buffer(dataset), model_of(algorithm, gamma=0.5)
-    model.learn(30, callback=buffer.callback())
-    batch = buffer._get_samples(np.arange(30))
-    ended = batch._replace(dones=torch.ones_like(batch.dones))
-    values = torch.cat(model.critic(batch.observations, batch.actions), dim=1)
-    expected = (values - batch.rewards).abs().mean(dim=1).detach()
-    np.testing.assert_allclose(td_errors(model, ended, 0), expected, rtol=1e-5)
-    state = torch.random.get_rng_state()
-    first, again = td_errors(model, batch, 3), td_errors(model, batch, 3)
+def through(layers: Iterable[nn.Module], values: Array) -> Array:
+    """What a network of Stable-Baselines3 makes of some values, without torch."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            values = values @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+        else:
+            values = {"ReLU": lambda x: np.maximum(x, 0), "Tanh": np.tanh}[type(layer).__name__](values)
+    return values
+
+
+def next_actions(model: Any, states: Array, seed: int) -> tuple[Array, Array | float]:
+    """Actions (n, 1) of the policy that targets are of, and what their entropy is worth, (n,)."""
+    if isinstance(model, TD3):
+        return through(model.actor_target.mu, states), 0.0
+    hidden = through(model.actor.latent_pi, states)
+    mean, log_std = through([model.actor.mu], hidden), through([model.actor.log_std], hidden)
+    noise = torch.normal(torch.zeros(mean.shape), 1.0, generator=torch.Generator().manual_seed(seed)).numpy()
+    actions = np.tanh(mean + np.exp(log_std) * noise)
+    log_likelihood = -(noise**2) / 2 - log_std - np.log(2 * np.pi) / 2 - np.log(1 - actions**2 + 1e-6)
+    weight = (model.ent_coef_tensor if model.log_ent_coef is None else model.log_ent_coef.exp()).item()
+    return actions, -weight * log_likelihood[:, 0]
+
+
+def values_of(critic: Any, states: Array, actions: Array) -> Array:
+    """One row for each of its networks, (2, n)."""
+    return np.stack([through(network, np.hstack([states, actions]))[:, 0] for network in critic.q_networks])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "arguments"), [(SAC, {"ent_coef": "auto"}), (SAC, {"ent_coef": 0.3}), (TD3, {}), (DDPG, {})]
+)
+def test_importance_is_the_error_of_the_critics(
+    algorithm: Any, arguments: dict[str, Any], dataset: minari.MinariDataset
+) -> None:
+    buffer, model = quick_buffer(dataset), model_of(algorithm, gamma=0.8, learning_rate=0.01, **arguments)
+    callback, rows = buffer.callback(), np.array([3, 11, 12, 25, 29])
+    model.learn(30, callback=callback)
+    buffer.dones[[11, 12]], buffer.timeouts[12] = 1.0, 1.0  # the task ends, and a time limit that it does not know
+    states, following = buffer.observations[rows, 0], buffer.next_observations[rows, 0]
+    actions, entropy = next_actions(model, following, seed=buffer.state.adaptations)
+    goes_on = np.array([1, 0, 1, 1, 1])
+    target = buffer.rewards[rows, 0] + 0.8 * goes_on * (
+        values_of(model.critic_target, following, actions).min(axis=0) + entropy
+    )
+    errors = np.abs(values_of(model.critic, states, buffer.actions[rows, 0]) - target)
+    assert errors.shape == (1 if algorithm is DDPG else 2, 5)
+    np.testing.assert_allclose(callback._td_errors(rows), errors.mean(axis=0), rtol=1e-4)
+
+
+def test_errors_leave_global_generators_alone(dataset: minari.MinariDataset) -> None:
+    buffer, model = quick_buffer(dataset), model_of(SAC)
+    model.learn(12, callback=buffer.callback())
+    batch, state = buffer._get_samples(np.arange(12)), torch.random.get_rng_state()
+    first, again, other = (td_errors(model, batch, seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert not np.allclose(first, expected)
-    if algorithm is TD3:
-        actions = model.actor_target(batch.next_observations)
-        following = torch.min(*model.critic_target(batch.next_observations, actions))
-        target = batch.rewards + 0.5 * (1 - batch.dones) * following
-        np.testing.assert_allclose(first, (values - target).abs().mean(dim=1).detach(), rtol=1e-4)
