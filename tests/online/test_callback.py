@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib import TQC
 from stable_baselines3 import DDPG, PPO, SAC, TD3
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from gta_datasets.errors import ConfigError
+from gta_datasets.online import ATraDiffReplayBuffer
 from gta_datasets.online.critics import td_errors
-from tests.online.worlds import Line, line_dataset, quick_buffer
+from tests.online.worlds import QUICK, Line, line_dataset, quick_buffer
 
 Array = NDArray[np.floating[Any]]
 NO_TIMEOUTS = {"handle_timeout_termination": False}
@@ -27,6 +28,11 @@ SMALL: dict[str, Any] = {"batch_size": 16, "learning_starts": 10, "device": "cpu
 @pytest.fixture(scope="module")
 def dataset() -> minari.MinariDataset:
     return line_dataset("callback/line-v0")
+
+
+@pytest.fixture(scope="module")
+def endless() -> minari.MinariDataset:
+    return line_dataset("callback/endless-v0", terminated=False)
 
 
 def model_of(algorithm: Any, env: Any = None, **arguments: Any) -> Any:
@@ -50,6 +56,25 @@ def test_models_learn_and_log(algorithm: Any, dataset: minari.MinariDataset) -> 
     assert 80 * logged["atradiff/seconds_per_step"] == pytest.approx(
         buffer.costs.generation + buffer.costs.adaptation, rel=0.1
     )
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_the_buffer_keeps_its_units_where_the_model_sees_normalised_ones(
+    algorithm: Any, endless: minari.MinariDataset
+) -> None:
+    env = VecNormalize(DummyVecEnv([Line]))
+    settings = {**QUICK, "lengths": (3,), "starts_per_batch": 1, "adapt_every": 30}
+    buffer = ATraDiffReplayBuffer.from_dataset(endless, env, **settings)
+    model_of(algorithm, env).learn(100, callback=buffer.callback())
+    assert (buffer.size(), buffer.state.adaptations) == (100, 3)
+    states, following = buffer.observations[:100, 0], buffer.next_observations[:100, 0]
+    moves = 1 + 2 * buffer.actions[:100, 0, 0]  # the space is from -1 to 3
+    np.testing.assert_allclose(buffer.rewards[:100, 0], moves, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(following[:, 0] - states[:, 0], moves / 4, atol=1e-5)  # at ends of episodes, too
+    np.testing.assert_allclose(following[:, 1], states[:, 1], atol=1e-5)
+    begins = buffer.synthetic.observations[: buffer.synthetic.size() : 3, 0]
+    assert len(begins) > 10
+    assert {tuple(state) for state in begins.tolist()} <= {tuple(state) for state in states.tolist()}
 
 
 def test_learning_is_repeatable_and_goes_on(dataset: minari.MinariDataset) -> None:
@@ -135,19 +160,23 @@ def values_of(critic: Any, states: Array, actions: Array) -> Array:
 @pytest.mark.parametrize(
     ("algorithm", "arguments"), [(SAC, {"ent_coef": "auto"}), (SAC, {"ent_coef": 0.3}), (TD3, {}), (DDPG, {})]
 )
+@pytest.mark.parametrize("normalised", [False, True])
 def test_importance_is_the_error_of_the_critics(
-    algorithm: Any, arguments: dict[str, Any], dataset: minari.MinariDataset
+    algorithm: Any, arguments: dict[str, Any], dataset: minari.MinariDataset, normalised: bool
 ) -> None:
-    buffer, model = quick_buffer(dataset), model_of(algorithm, gamma=0.8, learning_rate=0.01, **arguments)
+    env = VecNormalize(DummyVecEnv([Line]), norm_obs=normalised, norm_reward=normalised)
+    buffer, model = quick_buffer(dataset), model_of(algorithm, env, gamma=0.8, learning_rate=0.01, **arguments)
     callback, rows = buffer.callback(), np.array([3, 11, 12, 25, 29])
     model.learn(30, callback=callback)
     buffer.dones[[11, 12]], buffer.timeouts[12] = 1.0, 1.0  # the task ends, and a time limit that it does not know
     states, following = buffer.observations[rows, 0], buffer.next_observations[rows, 0]
+    rewards = buffer.rewards[rows, 0]
+    if normalised:
+        states, following = ((x - env.obs_rms.mean) / np.sqrt(env.obs_rms.var + 1e-8) for x in (states, following))
+        rewards = rewards / np.sqrt(env.ret_rms.var + 1e-8)
     actions, entropy = next_actions(model, following, seed=buffer.state.adaptations)
     goes_on = np.array([1, 0, 1, 1, 1])
-    target = buffer.rewards[rows, 0] + 0.8 * goes_on * (
-        values_of(model.critic_target, following, actions).min(axis=0) + entropy
-    )
+    target = rewards + 0.8 * goes_on * (values_of(model.critic_target, following, actions).min(axis=0) + entropy)
     errors = np.abs(values_of(model.critic, states, buffer.actions[rows, 0]) - target)
     assert errors.shape == (1 if algorithm is DDPG else 2, 5)
     np.testing.assert_allclose(callback._td_errors(rows), errors.mean(axis=0), rtol=1e-4)
