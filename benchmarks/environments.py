@@ -30,9 +30,10 @@ def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec:
     return spec
 
 
-def make_flat(dataset: minari.MinariDataset) -> gymnasium.Env[Any, Any]:
-    """That environment, with observations as d3rlpy's algorithms see them."""
-    return _Flat(gymnasium.make(evaluation_spec(dataset)), encoder_of(dataset))
+def make_flat(dataset: minari.MinariDataset, number: int) -> list[gymnasium.Env[Any, Any]]:
+    """As many of that environment, with observations as d3rlpy's algorithms see them."""
+    spec, encode = evaluation_spec(dataset), encoder_of(dataset)
+    return [_Flat(gymnasium.make(spec), encode) for _ in range(number)]
 
 
 class _Flat(gymnasium.ObservationWrapper[NDArray[np.float32], Any, Any]):

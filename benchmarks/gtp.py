@@ -11,8 +11,11 @@ same data are runs of `benchmarks.policies`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -23,10 +26,10 @@ import gta_datasets
 from benchmarks import ledger, record
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.environments import make_flat
-from benchmarks.policies import EVALUATION_SEED, episode_return
+from benchmarks.episodes import Act, episode_returns, evaluation_seeds, summary
 from gta_datasets.adapters import to_d3rlpy
 
-__all__ = ["AtSteps", "act_seconds", "main"]
+__all__ = ["act_seconds", "main"]
 
 LEDGER = "gtp.jsonl"
 CALLS = 200
@@ -47,18 +50,6 @@ SETTINGS = (
     "temperature",
 )
 """What tells runs apart, besides variant and seed."""
-
-
-class AtSteps:
-    """A policy at another number of jumps per action."""
-
-    def __init__(self, algorithm: Any, steps: int) -> None:
-        self._algorithm, self._steps = algorithm, steps
-
-    def predict(self, observations: np.ndarray) -> np.ndarray:
-        """Actions (B, A) for observations (B, D)."""
-        actions: np.ndarray = self._algorithm.predict(observations, steps=self._steps)
-        return actions
 
 
 def main() -> None:
@@ -92,19 +83,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-score-targets", dest="score_targets", action="store_false", help="a solver's targets")
     parser.add_argument("--eta", type=float, default=1.0, help="how much an advantage counts")
     parser.add_argument("--action-samples", type=int, default=1, help="of which the critics choose one")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the noise that actions are made from")
+    parser.add_argument(
+        "--temperature", type=float, action="append", help="of the noise that actions are made from; may be given again"
+    )
     parser.add_argument("--preset", default="cpu", help="of GTA")
     parser.add_argument("--num-transitions", type=int, default=200_000, help="that GTA generates")
     arguments = parser.parse_args()
-    arguments.steps = arguments.steps or [5]
+    arguments.steps, arguments.temperature = arguments.steps or [5], arguments.temperature or [1.0]
     return arguments
 
 
 def run(unit: dict[str, Any]) -> dict[str, Any]:
-    """Train one policy and evaluate it at every number of jumps."""
+    """Train one policy and evaluate it at every number of jumps and temperature."""
     d3rlpy = import_d3rlpy()
     source = minari.load_dataset(unit["dataset"])
-    env = make_flat(source)
     buffer = to_d3rlpy(data_of(unit, source), seed=unit["seed"])
     d3rlpy.seed(unit["seed"])
     config = VARIANTS[unit["variant"]](unit)
@@ -119,11 +111,10 @@ def run(unit: dict[str, Any]) -> dict[str, Any]:
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
     )
     seconds = time.perf_counter() - started
-    steps = unit["steps"] if unit["variant"] != "bc" else [None]
     return {
         "seconds": round(seconds, 1),
         "losses": {name: round(value, 4) for name, value in losses[-1][1].items() if not name.startswith("time")},
-        "at_steps": {str(number): evaluate(algorithm, number, env, unit["episodes"]) for number in steps},
+        "evaluations": evaluations(algorithm, unit, make_flat(source, unit["episodes"])),
     }
 
 
@@ -134,24 +125,36 @@ def data_of(unit: dict[str, Any], source: minari.MinariDataset) -> minari.Minari
     return gta_datasets.augment(source, preset=unit["preset"], num_transitions=unit["num_transitions"], progress=False)
 
 
-def evaluate(algorithm: Any, steps: int | None, env: gymnasium.Env[Any, Any], episodes: int) -> dict[str, float]:
-    """Mean and spread of returns, and seconds of one action."""
-    policy = algorithm if steps is None else AtSteps(algorithm, steps)
-    returns = [episode_return(policy, env, EVALUATION_SEED + number) for number in range(episodes)]
-    size = env.observation_space.shape or ()
+def evaluations(
+    algorithm: Any, unit: dict[str, Any], environments: Sequence[gymnasium.Env[Any, Any]]
+) -> list[dict[str, Any]]:
+    """Mean and spread of returns and the seconds of one action, in every way that the policy acts."""
+    if unit["variant"] == "bc":
+        return [evaluate(algorithm.predict, environments)]
+    found = []
+    for temperature, steps in itertools.product(unit["temperature"], unit["steps"]):
+        algorithm.config.temperature = temperature
+        act = partial(algorithm.predict, steps=steps)
+        found.append({"temperature": temperature, "steps": steps, **evaluate(act, environments)})
+    return found
+
+
+def evaluate(act: Act, environments: Sequence[gymnasium.Env[Any, Any]]) -> dict[str, float]:
+    """Mean and spread of returns, and milliseconds of one action."""
+    returns = episode_returns(act, environments, evaluation_seeds(len(environments)))
+    size = environments[0].observation_space.shape or ()
     return {
-        "mean": round(float(np.mean(returns)), 1),
-        "std": round(float(np.std(returns)), 1),
-        "milliseconds_per_action": round(1e3 * act_seconds(policy, np.zeros((1, *size), np.float32)), 3),
+        **summary(returns),
+        "milliseconds_per_action": round(1e3 * act_seconds(act, np.zeros((1, *size), np.float32)), 3),
     }
 
 
-def act_seconds(policy: Any, observation: np.ndarray) -> float:
+def act_seconds(act: Act, observation: np.ndarray) -> float:
     """Median seconds of one action, of the processor: what other programs take does not count."""
     taken = []
     for _ in range(CALLS):
         started = time.process_time()
-        policy.predict(observation)
+        act(observation)
         taken.append(time.process_time() - started)
     return float(np.median(taken))
 
@@ -163,14 +166,13 @@ def _gtp(unit: dict[str, Any]) -> Any:
         score_targets=unit["score_targets"],
         eta=unit["eta"],
         n_action_samples=unit["action_samples"],
-        temperature=unit["temperature"],
     )
 
 
 def _gtp_bc(unit: dict[str, Any]) -> Any:
     from gta_datasets.policies import GTPBCConfig
 
-    return GTPBCConfig(score_targets=unit["score_targets"], temperature=unit["temperature"])
+    return GTPBCConfig(score_targets=unit["score_targets"])
 
 
 def _bc(_unit: dict[str, Any]) -> Any:

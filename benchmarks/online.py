@@ -22,13 +22,13 @@ from typing import Any
 import gymnasium
 import minari
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3 import SAC
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import ledger, record
+from benchmarks.episodes import episode_returns, evaluation_seeds, summary
 from benchmarks.online_tasks import REWARDS, SHIFTS, make_env, offline_part
-from benchmarks.policies import EVALUATION_SEED, episode_return
 from gta_datasets.adapters import to_sb3
 from gta_datasets.online import ATraDiffReplayBuffer
 
@@ -83,15 +83,15 @@ def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:
     """One agent: its returns by number of steps, and what it cost."""
     source = minari.load_dataset(unit["dataset"])
     dataset = offline_part(source, unit["reward"], unit["offline_steps"])
-    envs = [make_env(source, unit["reward"], unit["shift"]) for _ in range(2)]
-    model = SAC("MlpPolicy", envs[0], seed=unit["seed"], device=device)
-    evaluation = Evaluation(envs[1], unit["every"], unit["episodes"])
+    env, *others = (make_env(source, unit["reward"], unit["shift"]) for _ in range(1 + unit["episodes"]))
+    model = SAC("MlpPolicy", env, seed=unit["seed"], device=device)
+    evaluation = Evaluation(others, unit["every"])
     settings, buffer, started = VARIANTS[unit["variant"]], None, time.perf_counter()
     callbacks: list[BaseCallback] = [evaluation]
     if settings is not None:
         buffer = ATraDiffReplayBuffer.from_dataset(
             dataset,
-            envs[0],
+            env,
             rho=unit["rho"],
             preset=unit["preset"],
             seed=MODEL_SEED,
@@ -129,31 +129,23 @@ def added(buffer: ATraDiffReplayBuffer, steps: int) -> dict[str, Any]:
 class Evaluation(BaseCallback):
     """Returns of the deterministic policy every so many steps; the clock of learning does not count them."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], every: int, episodes: int) -> None:
+    def __init__(self, environments: Sequence[gymnasium.Env[Any, Any]], every: int) -> None:
         super().__init__()
+        self._environments, self._every = environments, every
         self.returns: dict[str, dict[str, float]] = {}
         self.seconds = 0.0
-        self._env, self._every, self._episodes = env, every, episodes
 
     def _on_step(self) -> bool:
         if self.num_timesteps % self._every == 0:
             started = time.perf_counter()
-            policy = _Deterministic(self.model)
-            found = [episode_return(policy, self._env, EVALUATION_SEED + number) for number in range(self._episodes)]
-            self.returns[str(self.num_timesteps)] = {"mean": float(np.mean(found)), "std": float(np.std(found))}
+            seeds = evaluation_seeds(len(self._environments))
+            self.returns[str(self.num_timesteps)] = summary(episode_returns(self._act, self._environments, seeds))
             self.seconds += time.perf_counter() - started
         return True
 
-
-class _Deterministic:
-    """The policy's preferred actions, asked for as of d3rlpy's algorithms."""
-
-    def __init__(self, model: BaseAlgorithm) -> None:
-        self._model = model
-
-    def predict(self, observations: np.ndarray) -> np.ndarray:
-        """(B, O) -> (B, A)."""
-        actions, _ = self._model.predict(observations, deterministic=True)
+    def _act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """(E, O) -> (E, A)."""
+        actions, _ = self.model.predict(observations, deterministic=True)
         return actions
 
 

@@ -71,7 +71,7 @@ def with_way(space: spaces.Space[Any]) -> spaces.Box:
 
 def make_env(source: minari.MinariDataset, reward: str, shift: str | None) -> gymnasium.Env[Any, Any]:
     """The environment of a dataset with one of the `REWARDS`, and with changed physics where asked for."""
-    env = gymnasium.make(source.env_spec) if reward == "milestones" else make_flat(source)
+    (env,) = [gymnasium.make(source.env_spec)] if reward == "milestones" else make_flat(source, 1)
     model = env.unwrapped.model  # type: ignore[attr-defined]
     if shift == "friction":
         model.geom_friction[:, 0] *= SHIFTS[shift]

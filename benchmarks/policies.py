@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import minari
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from benchmarks import record
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.charts import draw_curves, draw_ends
 from benchmarks.environments import evaluation_spec, make_flat
+from benchmarks.episodes import EVALUATION_SEED, episode_returns, evaluation_seeds, summary
 from benchmarks.vectorised import ALGORITHMS
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.stack import Stack
@@ -55,7 +55,6 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
 }
 """What is added to the source: nothing, or what `augment` generates with these settings."""
 
-EVALUATION_SEED = 10_000
 LEDGER = "policies.jsonl"
 SETTINGS = ("dataset", "engine", "preset", "num_transitions", "updates", "batch_size", "real_fraction", "episodes")
 """What tells runs apart, besides variant and seed, and the algorithm where it is not TD3+BC."""
@@ -199,12 +198,11 @@ def train_with_d3rlpy(name: str, seed: int, arguments: argparse.Namespace) -> Sc
     config = getattr(d3rlpy.algos, ALGORITHMS[arguments.algorithm].config)
     settings = {"batch_size": arguments.batch_size, **fitted_scalers(source, arguments)}
     algorithm = config(**settings).create(device=device_of(arguments))
-    env = make_flat(source)
+    environments, seeds = make_flat(source, arguments.episodes), evaluation_seeds(arguments.episodes)
     scores: Scores = {}
 
     def evaluate(algo: Any, _epoch: int, updates: int) -> None:
-        returns = [episode_return(algo, env, EVALUATION_SEED + number) for number in range(arguments.episodes)]
-        scores[updates] = {"mean": round(float(np.mean(returns)), 1), "std": round(float(np.std(returns)), 1)}
+        scores[updates] = summary(episode_returns(algo.predict, environments, seeds))
 
     algorithm.fit(
         buffer,
@@ -239,17 +237,6 @@ def device_of(arguments: argparse.Namespace) -> str:
     if arguments.device != "auto":
         return str(arguments.device)
     return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
-def episode_return(algorithm: Any, env: gymnasium.Env[Any, Any], seed: int) -> float:
-    """Sum of rewards of one episode of the policy's mean action."""
-    observation, _ = env.reset(seed=seed)
-    total, over = 0.0, False
-    while not over:
-        action = algorithm.predict(observation[None].astype(np.float32))[0]
-        observation, reward, terminated, truncated, _ = env.step(action)
-        total, over = total + float(reward), terminated or truncated
-    return total
 
 
 ENGINES = {"vectorised": train_stack, "d3rlpy": train_one_by_one}

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 import gta_datasets
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.environments import evaluation_spec, make_flat
-from benchmarks.policies import EVALUATION_SEED, episode_return
+from benchmarks.episodes import EVALUATION_SEED, episode_returns, evaluation_seeds, summary
 from benchmarks.units import Unit
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.stack import Stack
@@ -113,14 +112,19 @@ def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
     algorithm = known.create(
         to_d3rlpy(prepared.source), task.kind, updates=updates, batch_size=identity["batch_size"], device=device
     )
-    env = make_flat(prepared.source)
-    episode = _asked_episode_return(task.target_return) if known.is_transformer else episode_return
+    environments, seeds = make_flat(prepared.source, identity["episodes"]), evaluation_seeds(identity["episodes"])
     scores: Scores = {}
 
     def look(trained: Any, _epoch: int, done: int) -> None:
         if done % every == 0 or done == updates:
-            returns = [episode(trained, env, EVALUATION_SEED + number) for number in range(identity["episodes"])]
-            scores[done] = {"mean": round(float(np.mean(returns)), 3), "std": round(float(np.std(returns)), 3)}
+            if known.is_transformer:
+                returns = [
+                    _asked_return(trained, task.target_return, env, seed)
+                    for env, seed in zip(environments, seeds, strict=True)
+                ]
+                scores[done] = summary(returns)
+            else:
+                scores[done] = summary(episode_returns(trained.predict, environments, seeds))
 
     algorithm.fit(
         to_d3rlpy(prepared.data, seed=identity["seed"], real_fraction=identity["real_fraction"]),
@@ -130,20 +134,18 @@ def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
         callback=look,
     )
-    env.close()
+    for env in environments:
+        env.close()
     return prepared.measured(scores, time.perf_counter() - started, 1, "d3rlpy")
 
 
-def _asked_episode_return(target: float | None) -> Callable[[Any, gymnasium.Env[Any, Any], int], float]:
-    def episode(algorithm: Any, env: gymnasium.Env[Any, Any], seed: int) -> float:
-        """Sum of rewards of one episode of a Decision Transformer that is asked for a return."""
-        policy = algorithm.as_stateful_wrapper(target_return=target)
-        observation, _ = env.reset(seed=seed)
-        reward, total, over = 0.0, 0.0, False
-        while not over:
-            action = policy.predict(observation, reward)
-            observation, reward, terminated, truncated, _ = env.step(action)
-            total, over = total + float(reward), terminated or truncated
-        return total
-
-    return episode
+def _asked_return(algorithm: Any, target: float | None, env: gymnasium.Env[Any, Any], seed: int) -> float:
+    """Sum of rewards of one episode of a Decision Transformer that is asked for a return."""
+    policy = algorithm.as_stateful_wrapper(target_return=target)
+    observation, _ = env.reset(seed=seed)
+    reward, total, over = 0.0, 0.0, False
+    while not over:
+        action = policy.predict(observation, reward)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, over = total + float(reward), terminated or truncated
+    return total

@@ -29,18 +29,23 @@ def test_every_variant_is_evaluated_once_at_every_k(
 ) -> None:
     make_demo_dataset("gtp/cheetah-v0", episodes=1)
     monkeypatch.setattr(gtp, "CALLS", 3)
-    monkeypatch.setattr(gtp, "episode_return", lambda policy, env, seed: float(policy.predict(np.ones((1, 17)))[0, 0]))
+    monkeypatch.setattr(gtp, "episode_returns", lambda act, environments, seeds: act(np.ones((len(seeds), 17)))[:, 0])
     size = ["--dataset", "gtp/cheetah-v0", "--updates", "2", "--batch-size", "8", "--episodes", "2"]
     variants = ["--variant", "gtp", "--variant", "gtp-bc", "--variant", "bc"]
+    ways = ["--steps", "1", "--steps", "4", "--temperature", "1", "--temperature", "0"]
     for _ in range(2):
-        run("gtp", monkeypatch, *size, *variants, "--steps", "1", "--steps", "4", "--no-score-targets")
+        run("gtp", monkeypatch, *size, *variants, *ways, "--no-score-targets")
     assert "bc, seed 0: done already" in capsys.readouterr().out
     lines = [json.loads(line) for line in (results / "gtp.jsonl").read_text().splitlines()]
     assert [line["unit"]["variant"] for line in lines] == ["gtp", "gtp-bc", "bc"]
-    assert [set(line["at_steps"]) for line in lines] == [{"1", "4"}, {"1", "4"}, {"None"}]
+    for line in lines[:2]:
+        found = [(each["temperature"], each["steps"]) for each in line["evaluations"]]
+        assert found == [(1.0, 1), (1.0, 4), (0.0, 1), (0.0, 4)]
+        assert [each["std"] > 0 for each in line["evaluations"]] == [True, True, False, False], "noise as was asked for"
+    assert len(lines[2]["evaluations"]) == 1
     assert not any(line["unit"]["score_targets"] for line in lines)
     for line in lines:
-        assert all(found["milliseconds_per_action"] > 0 for found in line["at_steps"].values())
+        assert all(found["milliseconds_per_action"] > 0 for found in line["evaluations"])
         assert {"command", "machine", "versions", "revision", "seconds", "losses"} <= line.keys()
     assert "critic_loss" in lines[0]["losses"]
     assert "critic_loss" not in lines[1]["losses"]

@@ -133,7 +133,7 @@ def test_a_unit_of_the_mazes_is_run(
 
 
 def test_policies_see_what_they_were_trained_on(dataset: minari.MinariDataset) -> None:
-    env = make_flat(dataset)
+    (env,) = make_flat(dataset, 1)
     seen, _ = env.reset(seed=5)
     raw, _ = gymnasium.make(MAZES["umaze"].env_spec).reset(seed=5)
     expected = np.concatenate([raw["observation"], raw["desired_goal"]]).astype(np.float32)

@@ -7,9 +7,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
+from benchmarks.episodes import episode_returns
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table
 
@@ -27,17 +27,10 @@ def evaluate(stack: Stack, table: Table, environments: Environments, *, seed: in
         environments: E for every run, all of one kind.
         seed: of the first episode of every run; the next ones have the next seeds.
     """
-    flat = [env for of_run in environments for env in of_run]
-    shape = len(environments), len(environments[0])
-    space = flat[0].observation_space
-    together: Any = create_empty_array(space, len(flat))
-    observations = [env.reset(seed=seed + place % shape[1])[0] for place, env in enumerate(flat)]
-    returns, running = np.zeros(len(flat)), np.ones(len(flat), np.bool_)
-    while running.any():
-        together = concatenate(space, observations, together)
-        actions = stack.act(table.encode(together).reshape(*shape, -1)).reshape(len(flat), -1)
-        for place in np.flatnonzero(running):
-            observations[place], reward, terminated, truncated, _ = flat[place].step(actions[place])
-            returns[place] += float(reward)
-            running[place] = not (terminated or truncated)
-    return returns.reshape(shape)
+    number, episodes = len(environments), len(environments[0])
+
+    def act(observations: Any) -> NDArray[np.float32]:
+        return stack.act(table.encode(observations).reshape(number, episodes, -1)).reshape(number * episodes, -1)
+
+    seeds = [seed + episode for _ in range(number) for episode in range(episodes)]
+    return episode_returns(act, [env for of_run in environments for env in of_run], seeds).reshape(number, episodes)

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from benchmarks.episodes import summary
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table
@@ -54,7 +54,7 @@ def train_and_evaluate(
             continue
         stack.train(target - stack.updates)
         for of_run, returns in zip(scores, evaluate(stack, table, environments, seed=seed), strict=True):
-            of_run[target] = {"mean": round(float(np.mean(returns)), 1), "std": round(float(np.std(returns)), 1)}
+            of_run[target] = summary(returns)
         if checkpoint is not None:
             record = {"updates": target, "scores": scores, "seconds": time.perf_counter() - started}
             save_checkpoint(checkpoint, Checkpoint(stack.tensors, record))
