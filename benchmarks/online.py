@@ -3,11 +3,12 @@
 python -m benchmarks.online sim/pointmaze/umaze-v0 --variant none --variant offline --variant atradiff --seed 0
 python -m benchmarks.online sim/hopper/medium-replay-v0 --variant atradiff --reward milestones --steps 100000
 python -m benchmarks.online sim/halfcheetah/medium-replay-v0 --variant atradiff --variant no-adaptation --shift friction
+python -m benchmarks.online sim/pointmaze/umaze-v0 --show 100
 
 All variants have the same offline data, and all agents models of the same seed, because a generator costs more than an
-agent. Every finished run adds one line to `results/online.jsonl`: returns of the
-deterministic policy by number of steps, and seconds per step, those that ATraDiff adds among them. A run that is there
-already is not done again.
+agent. Every finished run adds one line to `results/online.jsonl`: returns of the deterministic policy by number of
+steps, and seconds per step, those that ATraDiff adds among them. A run that is there already is not done again.
+`--show` trains nothing: it prints what the runs with the settings say about a return, and draws them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import ledger, record
 from benchmarks.episodes import episode_returns, evaluation_seeds, summary
+from benchmarks.online_table import picture, table
 from benchmarks.online_tasks import REWARDS, SHIFTS, make_env, offline_part
 from gta_datasets.adapters import to_sb3
 from gta_datasets.online import ATraDiffReplayBuffer
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs that are missing and add their lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("--variant", choices=VARIANTS, action="append", required=True, help="may be given again")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="may be given again (default: all)")
     parser.add_argument("--seed", type=int, action="append", help="of the agent; may be given again")
     parser.add_argument("--steps", type=int, default=50_000, help="of the environment")
     parser.add_argument("--offline-steps", type=int, default=100_000, help="transitions of the dataset that are used")
@@ -66,17 +68,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledger")
+    parser.add_argument("--show", type=float, metavar="RETURN", help="how soon agents reach this return")
     options = parser.parse_args(arguments)
-    path = options.results / "online.jsonl"
-    for variant in options.variant:
+    path, settings = options.results / "online.jsonl", {name: getattr(options, name) for name in SETTINGS}
+    if options.show is not None:
+        show(ledger.read(path)[0], settings, options.variant or VARIANTS, options.show, options.results)
+        return
+    for variant in options.variant or VARIANTS:
         for seed in options.seed or [0]:
-            unit = {name: getattr(options, name) for name in SETTINGS} | {"variant": variant, "seed": seed}
+            unit = settings | {"variant": variant, "seed": seed}
             if unit in [line["unit"] for line in ledger.read(path)[0]]:
                 print(f"{variant}, seed {seed}: done already")
                 continue
             measured = {"unit": unit, **run(unit, options.device)}
             ledger.append(path, "benchmarks.online", measured, packages=("stable-baselines3",))
             print(json.dumps(measured), flush=True)
+
+
+def show(
+    lines: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    variants: Iterable[str],
+    target: float,
+    results: Path,
+) -> None:
+    """Print a table and draw a picture, `online-<dataset>-<reward>[-<shift>].png`."""
+    found = {variant: record.of_settings(lines, {**settings, "variant": variant}) for variant in variants}
+    print(table(found, target))
+    shift = "" if settings["shift"] is None else f"-{settings['shift']}"
+    path = results / f"online-{settings['dataset'].replace('/', '-')}-{settings['reward']}{shift}.png"
+    picture(found, target).savefig(path, dpi=120)
+    print(path)
 
 
 def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def main() -> None:
 def curves(lines: list[Line], settings: dict[str, Any], variants: list[str]) -> Figure:
     """Returns by updates."""
     figure, (axes,) = new_figure()
-    found = {name: [line for line in lines if _has(line["unit"], settings | {"variant": name})] for name in variants}
+    found = {name: record.of_settings(lines, settings | {"variant": name}) for name in variants}
     draw_curves(axes, {f"{name}, {len(runs)} runs": runs for name, runs in found.items()})
     legend(figure, axes)
     return figure
@@ -142,10 +142,6 @@ def save(figure: Figure, settings: dict[str, Any], kind: str) -> Path:
     path = record.RESULTS / f"policies-{dataset}-{algorithm}-{kind}.png"
     figure.savefig(path, dpi=120)
     return path
-
-
-def _has(unit: dict[str, Any], settings: dict[str, Any]) -> bool:
-    return {name: value for name, value in unit.items() if name != "seed"} == settings
 
 
 Trained = Iterator[tuple[dict[str, Any], Scores, float]]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["RESULTS", "append_line", "read_lines", "write_record"]
+__all__ = ["RESULTS", "append_line", "of_settings", "read_lines", "write_record"]
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
@@ -42,6 +42,15 @@ def append_line(ledger: Path, module: str, measured: Mapping[str, Any], *, packa
 def read_lines(ledger: Path) -> list[dict[str, Any]]:
     """The lines of a ledger; none where there is no file."""
     return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+
+
+def of_settings(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The lines whose units have these settings, whatever their seed."""
+    return [
+        line
+        for line in lines
+        if {name: value for name, value in line["unit"].items() if name != "seed"} == dict(settings)
+    ]
 
 
 def _circumstances(module: str, packages: Sequence[str]) -> dict[str, Any]:

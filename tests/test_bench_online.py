@@ -72,6 +72,37 @@ def test_runs_are_done_once_and_say_what_they_cost(tmp_path: Path, capsys: pytes
     assert lines[2]["generated"] > 0
 
 
+def test_runs_are_compared_by_when_they_reach_a_return(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = {
+        "dataset": "a/b-v0", "offline_steps": 100_000, "reward": "own", "shift": None, "steps": 50_000, "every": 5_000,
+        "episodes": 10, "rho": 0.5, "preset": "cpu",
+    }  # fmt: skip
+    returns = {
+        "offline": [[0, 4, 9], [2, 12, 10], [0, 0, 0]],
+        "atradiff": [[10, 12, 14], [2, 11, 10]],
+    }
+    for variant, runs in returns.items():
+        for seed, means in enumerate(runs):
+            line = {
+                "unit": usual | {"variant": variant, "seed": seed},
+                "returns": {str(100 * step): {"mean": mean} for step, mean in enumerate(means, 1)},
+                "seconds_per_step": 0.02,
+                **({"seconds_per_step_generation": 0.004} if variant == "atradiff" else {}),
+                **({"seconds_per_step_adaptation": 0.001} if variant == "atradiff" else {}),
+            }
+            record.append_line(tmp_path / "online.jsonl", "benchmarks.online", line)
+    other = {"unit": usual | {"variant": "none", "seed": 0, "shift": "mass"}, "returns": {"100": {"mean": 99.0}}}
+    record.append_line(tmp_path / "online.jsonl", "benchmarks.online", other)
+    online.main(["a/b-v0", "--show", "10", "--results", str(tmp_path)])
+    _, _, offline, atradiff, path = capsys.readouterr().out.splitlines()
+    # Of three runs one reached it: the median did not.
+    assert offline == "| offline | 3 | 1 | - | 4.1 ± 4.0 | - | 6.3 ± 5.5 | 20.0 | - | - |"
+    assert atradiff.startswith("| atradiff | 2 | 2 | 150 | 9.8 ± 3.1 | 0.")
+    assert atradiff.endswith("| 12.0 ± 2.8 | 20.0 | 4.0 | 1.0 |")
+    assert path.endswith("online-a-b-v0-own.png")
+    assert Path(path).read_bytes().startswith(b"\x89PNG")
+
+
 def test_ablations_are_settings_of_atradiff() -> None:
     for name, settings in online.VARIANTS.items():
         if settings is not None:

@@ -1,0 +1,84 @@
+"""What the runs of `benchmarks.online` say: steps to a return, returns at the end, what a step costs; and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.charts import draw_curves
+from benchmarks.statistics import welch
+from gta_datasets.plots.drawing import legend, new_figure
+
+__all__ = ["picture", "steps_to", "table"]
+
+Line = Mapping[str, Any]
+
+COLUMNS = (
+    "variant", "runs", "reached it", "after steps (median)", "mean over all evaluations", "p against offline",
+    "at the end", "ms per step", "generating", "adapting",
+)  # fmt: skip
+
+
+def steps_to(line: Line, target: float) -> int | None:
+    """Steps of the environment at the first evaluation whose mean return is at least `target`."""
+    reached = (int(steps) for steps, found in line["returns"].items() if found["mean"] >= target)
+    return min(reached, default=None)
+
+
+def table(found: Mapping[str, Sequence[Line]], target: float) -> str:
+    """A row of Markdown for every variant.
+
+    The median counts runs that did not reach the target as slower than all others.
+    """
+    baseline = [_mean_return(line) for line in found.get("offline", ())]
+    rows = [COLUMNS, ("---",) * len(COLUMNS)]
+    for variant, lines in found.items():
+        if not lines:
+            continue
+        steps = [steps_to(line, target) for line in lines]
+        median = float(np.median([np.inf if number is None else number for number in steps]))
+        means = [_mean_return(line) for line in lines]
+        test = None if variant == "offline" else welch([means], [baseline])
+        rows.append(
+            (
+                variant,
+                str(len(lines)),
+                str(len(steps) - steps.count(None)),
+                f"{median:,.0f}" if np.isfinite(median) else "-",
+                _spread(means),
+                "-" if test is None else f"{test:.3f}",
+                _spread([list(line["returns"].values())[-1]["mean"] for line in lines]),
+                *(
+                    _milliseconds(lines, name)
+                    for name in ("seconds_per_step", "seconds_per_step_generation", "seconds_per_step_adaptation")
+                ),
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def picture(found: Mapping[str, Sequence[Line]], target: float) -> Figure:
+    """Returns by steps of all variants, and the target."""
+    figure, (axes,) = new_figure()
+    draw_curves(axes, {f"{name}, {len(lines)} runs": lines for name, lines in found.items() if lines})
+    axes.axhline(target, color="#8b9199", linewidth=1, linestyle="--")
+    axes.set(xlabel="steps of the environment")
+    legend(figure, axes)
+    return figure
+
+
+def _mean_return(line: Line) -> float:
+    """Over all evaluations: how soon and how much at once."""
+    return float(np.mean([each["mean"] for each in line["returns"].values()]))
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{deviation}"
+
+
+def _milliseconds(lines: Sequence[Line], name: str) -> str:
+    return f"{1e3 * np.mean([line[name] for line in lines]):.1f}" if name in lines[0] else "-"
