@@ -58,7 +58,6 @@ def test_the_pages_that_the_text_points_to_exist() -> None:
     assert all((TUTORIAL.parent / page).is_file() for page in pages)
 
 
-@pytest.mark.slow
 def test_generated_transitions_come_on_top_of_the_source(names: dict[str, Any]) -> None:
     source, augmented = names["source"], names["augmented"]
     assert source.total_steps == 40_000
@@ -67,7 +66,6 @@ def test_generated_transitions_come_on_top_of_the_source(names: dict[str, Any]) 
     assert augmented.is_complete
 
 
-@pytest.mark.slow
 def test_windows_are_compared_with_those_they_were_made_from(names: dict[str, Any]) -> None:
     before, generated = names["before"], names["generated"]
     assert len(before) == len(generated)
@@ -76,7 +74,6 @@ def test_windows_are_compared_with_those_they_were_made_from(names: dict[str, An
     assert before.sum() == pytest.approx(names["quality"].source.reward * sum(lengths), rel=0.05)
 
 
-@pytest.mark.slow
 def test_policies_and_agent_are_evaluated(names: dict[str, Any]) -> None:
     size = names["SIZE"]
     assert np.isfinite(names["td3_bc_returns"]).all()
@@ -88,7 +85,6 @@ def test_policies_and_agent_are_evaluated(names: dict[str, Any]) -> None:
     assert np.isfinite(returns).all()
 
 
-@pytest.mark.slow
 def test_half_of_what_the_agent_learns_from_is_generated(names: dict[str, Any]) -> None:
     replay = names["replay"]
     assert replay.size() == names["SIZE"]["online_steps"]
@@ -99,14 +95,12 @@ def test_half_of_what_the_agent_learns_from_is_generated(names: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("picture", PICTURES)
-@pytest.mark.slow
 def test_every_picture_shows_something(names: dict[str, Any], folder: Path, picture: str) -> None:
     pixels = plt.imread(folder / names["PICTURES"] / f"{picture}.png")[..., :3]
     for half in np.array_split(pixels, 2, axis=1):
         assert (np.ptp(half, axis=2) > 0.1).mean() > 0.001  # axes and texts have no colour
 
 
-@pytest.mark.slow
 def test_there_are_no_other_pictures_and_a_report(names: dict[str, Any], folder: Path) -> None:
     written = folder / names["PICTURES"]
     assert {path.stem for path in written.glob("*.png")} == set(PICTURES)
