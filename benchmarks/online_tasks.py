@@ -8,6 +8,7 @@ because Gymnasium's rewards hold the forward velocity.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -22,9 +23,12 @@ from benchmarks.environments import make_flat
 from benchmarks.vectorised.tables import encoder_of
 from gta_datasets.data.screen import screen_id
 
-__all__ = ["REWARDS", "SHIFTS", "Milestones", "make_env", "offline_part", "ways"]
+__all__ = ["REWARDS", "SHIFTS", "Milestones", "make_env", "offline_part"]
 
 REWARDS = ("milestones", "own")
+
+Seen = Callable[[minari.EpisodeData], tuple[NDArray[Any], NDArray[Any]]]
+"""Observations (T + 1, O) and rewards (T,) of a recorded episode as an agent would have seen them."""
 
 EVERY = 1.0  # metres
 SHIFTS = {"friction": 0.5, "mass": 1.5}
@@ -71,7 +75,7 @@ def with_way(space: spaces.Space[Any]) -> spaces.Box:
 
 def make_env(source: minari.MinariDataset, reward: str, shift: str | None) -> gymnasium.Env[Any, Any]:
     """The environment of a dataset with one of the `REWARDS`, and with changed physics where asked for."""
-    (env,) = [gymnasium.make(source.env_spec)] if reward == "milestones" else make_flat(source, 1)
+    env = gymnasium.make(source.env_spec) if reward == "milestones" else make_flat(source, 1)[0]
     model = env.unwrapped.model  # type: ignore[attr-defined]
     if shift == "friction":
         model.geom_friction[:, 0] *= SHIFTS[shift]
@@ -88,13 +92,24 @@ def offline_part(source: minari.MinariDataset, reward: str, steps: int) -> minar
     if screen_id(name).exists():
         found: minari.MinariDataset = minari.load_dataset(name)
         return found
+    seen = _milestones_of(source) if reward == "milestones" else _own(source)
     buffers: list[EpisodeBuffer] = []
+    recorded = 0
     for episode in source:
-        if sum(len(buffer.rewards) for buffer in buffers) >= steps:
+        if recorded >= steps:
             break
+        observations, rewards = seen(episode)
         buffers.append(
-            under_milestones(episode, source.env_spec.id) if reward == "milestones" else flat(episode, source)
+            EpisodeBuffer(
+                observations=observations,
+                actions=episode.actions,
+                rewards=rewards,
+                terminations=episode.terminations,
+                truncations=episode.truncations,
+                infos={},
+            )
         )
+        recorded += len(rewards)
     env = make_env(source, reward, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no environment is registered for these observations
@@ -113,35 +128,28 @@ def offline_part(source: minari.MinariDataset, reward: str, steps: int) -> minar
     return made
 
 
-def flat(episode: minari.EpisodeData, source: minari.MinariDataset) -> EpisodeBuffer:
-    """A recorded episode with the observations of `make_flat`."""
-    return EpisodeBuffer(
-        observations=encoder_of(source)(episode.observations),
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminations=episode.terminations,
-        truncations=episode.truncations,
-        infos={},
-    )
+def _own(source: minari.MinariDataset) -> Seen:
+    """The observations of `make_flat`."""
+    encode = encoder_of(source)
+    return lambda episode: (encode(episode.observations), episode.rewards)
 
 
-def under_milestones(episode: minari.EpisodeData, env_id: str) -> EpisodeBuffer:
-    """A recorded episode of dense rewards with the observations and rewards of `Milestones`."""
-    way = ways(episode, env_id)
-    best = np.maximum.accumulate(way)
-    return EpisodeBuffer(
-        observations=np.column_stack([episode.observations, left_over(way, best)]),
-        actions=episode.actions,
-        rewards=np.diff(best // EVERY),
-        terminations=episode.terminations,
-        truncations=episode.truncations,
-        infos={},
-    )
+def _milestones_of(source: minari.MinariDataset) -> Seen:
+    """The observations and rewards of `Milestones`, of episodes with dense rewards."""
+    env = gymnasium.make(source.env_spec.id)
+    step = env.unwrapped.dt  # type: ignore[attr-defined]
+    env.close()
+
+    def seen(episode: minari.EpisodeData) -> tuple[NDArray[Any], NDArray[Any]]:
+        way = _way(episode, source.env_spec.id, step)
+        best = np.maximum.accumulate(way)
+        return np.column_stack([episode.observations, left_over(way, best)]), np.diff(best // EVERY)
+
+    return seen
 
 
-def ways(episode: minari.EpisodeData, env_id: str) -> NDArray[np.float64]:
-    """Metres from where a recorded episode began, for every observation, (T + 1,)."""
-    step = gymnasium.make(env_id).unwrapped.dt  # type: ignore[attr-defined]
+def _way(episode: minari.EpisodeData, env_id: str, step: float) -> NDArray[np.float64]:
+    """Metres from where a recorded episode began, for every observation, (T + 1,); `step` in seconds."""
     cost = CONTROL[env_id] * np.square(episode.actions, dtype=np.float64).sum(axis=1)
     speed = episode.rewards.astype(np.float64) - HEALTHY[env_id] * ~episode.terminations + cost
     return np.append(0.0, np.cumsum(speed * step))

@@ -117,14 +117,12 @@ def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
 
     def look(trained: Any, _epoch: int, done: int) -> None:
         if done % every == 0 or done == updates:
-            if known.is_transformer:
-                returns = [
-                    _asked_return(trained, task.target_return, env, seed)
-                    for env, seed in zip(environments, seeds, strict=True)
-                ]
-                scores[done] = summary(returns)
-            else:
-                scores[done] = summary(episode_returns(trained.predict, environments, seeds))
+            returns = (
+                [_asked_return(trained, task.target_return, *each) for each in zip(environments, seeds, strict=True)]
+                if known.is_transformer
+                else episode_returns(trained.predict, environments, seeds)
+            )
+            scores[done] = summary(returns)
 
     algorithm.fit(
         to_d3rlpy(prepared.data, seed=identity["seed"], real_fraction=identity["real_fraction"]),
