@@ -35,8 +35,9 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """blake2b of names, values and record; equal for equal content."""
-        digest = hashlib.blake2b(json.dumps(self.record, sort_keys=True).encode(), digest_size=16)
+        """blake2b of names, values and record as JSON has it; equal for equal content."""
+        as_read = json.loads(json.dumps(self.record))  # 30000 comes before 120000, and "120000" before "30000"
+        digest = hashlib.blake2b(json.dumps(as_read, sort_keys=True).encode(), digest_size=16)
         for name in sorted(self.tensors):
             tensor = self.tensors[name].detach().cpu().contiguous()
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

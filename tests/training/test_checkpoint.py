@@ -45,6 +45,14 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, record: dict[str, 
         assert torch.equal(found.tensors[name], tensor)
 
 
+def test_numbers_as_keys_come_back_as_json_has_them(tmp_path: Path) -> None:
+    """Numbers and their texts sort differently, and the checksum is of both or of neither."""
+    save_checkpoint(tmp_path / "file", Checkpoint({}, {"scores": {30_000: 1.5, 120_000: 2.5}}))
+    found = load_checkpoint(tmp_path / "file")
+    assert found is not None
+    assert found.record == {"scores": {"30000": 1.5, "120000": 2.5}}
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "missing.safetensors") is None
 
