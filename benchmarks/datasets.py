@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from benchmarks.mazes import MAZES, wander
+from benchmarks.mazes import MAZES, Maze, search, wander
 from gta_datasets.errors import DatasetError
 from gta_datasets.rollouts import Policy, SquashedGaussian, Uniform, make_env, roll_out
 
@@ -49,10 +49,10 @@ BODIES = {
 MIXTURES = {"expert-replay-20": 20, "expert-replay-10": 10}
 """Episodes of medium-replay that follow each one of an expert's."""
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert", *MIXTURES)
-MAZE = "pointmaze"
+MAZE, REPLAY = "pointmaze", "-replay"
 NAMES = (
     *(f"sim/{body}/{level}-v0" for body, level in itertools.product(BODIES, LEVELS)),
-    *(f"sim/{MAZE}/{size}-v0" for size in MAZES),
+    *(f"sim/{MAZE}/{size}{kind}-v0" for kind, size in itertools.product(("", REPLAY), MAZES)),
 )
 REMOTE_LEVELS = ("medium", "expert")
 EVERY = 20_000  # training steps between two policies
@@ -131,8 +131,9 @@ def origin_of(name: str) -> Origin:
     """
     body, level = parse(name)
     if body == MAZE:
-        maze = MAZES[level]
-        about = "a controller on its way from one random place to the next, which knows nothing of the goal"
+        maze, searching = _maze(level)
+        about = "a controller on its way from one random place to the next, "
+        about += "until it happens to choose the goal and stays" if searching else "which knows nothing of the goal"
         return Origin(maze.env_spec, "waypoints", f"{level}: {about}", maze.random_return, maze.expert_return)
     known = BODIES[body]
     about = DESCRIPTIONS[level].format(body=known)
@@ -156,13 +157,14 @@ def episode(name: str, number: int, *, seed: int) -> EpisodeBuffer:
     """Episode `number` of a dataset."""
     body, level = parse(name)
     if body == MAZE:
-        return wander(MAZES[level], number, seed)
+        maze, searching = _maze(level)
+        return (search if searching else wander)(maze, number, seed)
     policies = _policies(body, level)
     return roll_out(_env(BODIES[body].env_id), policies[number % len(policies)], number, seed)
 
 
 def parse(name: str) -> tuple[str, str]:
-    """Robot and level of a dataset's name, or "pointmaze" and the size."""
+    """Robot and level of a dataset's name, or "pointmaze" and the size with or without "-replay"."""
     _, body, level = name.split("/")
     return body, level.removesuffix("-v0")
 
@@ -174,13 +176,18 @@ def remote_id(name: str) -> str:
         DatasetError: there is none.
     """
     body, level = parse(name)
-    if body == MAZE:
+    if body == MAZE and not _maze(level)[1]:
         return f"D4RL/{MAZE}/{level}-v2"
     if level not in REMOTE_LEVELS:
         raise DatasetError(
             f"there is no remote dataset of level {level!r}; those there are: {', '.join(REMOTE_LEVELS)}"
         )
     return f"mujoco/{body}/{level}-v0"
+
+
+def _maze(level: str) -> tuple[Maze, bool]:
+    """The maze, and whether its data are replay data."""
+    return MAZES[level.removesuffix(REPLAY)], level.endswith(REPLAY)
 
 
 _env = cache(make_env)

@@ -2,7 +2,8 @@
 
 Every step near the task's goal, which stays where D4RL has it, is worth 1. The controller of the data knows nothing of
 it: it goes on from one random place of the maze to the next until the time is over, so that a way to the goal has to be
-put together from parts of trajectories.
+put together from parts of trajectories. The controllers of replay data do the same until they happen to choose the
+goal, which is seldom or often, and stay there: data of an agent that is learning the task.
 
 python -m benchmarks.mazes --episodes 200      # the returns that the scores are normalised by
 """
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from gta_datasets.errors import requires_extra
 from gta_datasets.rollouts import Policy, Uniform, roll_out
 
-__all__ = ["MAZES", "Maze", "make_env", "wander"]
+__all__ = ["MAZES", "Maze", "make_env", "search", "wander"]
 
 Cell = tuple[int, int]  # row and column
 Observation = Mapping[str, NDArray[np.float64]]
@@ -35,6 +36,7 @@ Choose = Callable[[Observation, np.random.Generator], NDArray[np.float64]]
 PULL, BRAKE = 10.0, 1.0  # D4RL's gains, of the distance and of the velocity
 NOISE = 0.5  # D4RL's, a standard deviation of forces between -1 and 1
 NEAR = 0.3  # from a place that is reached
+LUCK = (0.0, 0.1, 0.2, 0.4)  # how likely the controllers of replay data, in turn, choose the goal next
 SPREAD = 0.25  # of places around the middle of a cell, as the environment has it
 
 
@@ -158,9 +160,30 @@ def home(observation: Observation, _rng: np.random.Generator) -> NDArray[np.floa
     return observation["desired_goal"]
 
 
+def until_home(elsewhere: Choose, luck: float) -> Choose:
+    """The goal with probability `luck`, and from then on always; before that, `elsewhere`."""
+    found = False
+
+    def choose(observation: Observation, rng: np.random.Generator) -> NDArray[np.float64]:
+        nonlocal found
+        found = found or rng.random() < luck
+        return (home if found else elsewhere)(observation, rng)
+
+    return choose
+
+
 def wander(maze: Maze, number: int, seed: int) -> EpisodeBuffer:
     """Episode `number` of the controller that knows nothing of the goal."""
-    buffer = roll_out(make_env(maze), Controller(maze, somewhere(maze)), number, seed)
+    return _drive(maze, somewhere(maze), number, seed)
+
+
+def search(maze: Maze, number: int, seed: int) -> EpisodeBuffer:
+    """Episode `number` of controllers that come across the goal and stay."""
+    return _drive(maze, until_home(somewhere(maze), LUCK[number % len(LUCK)]), number, seed)
+
+
+def _drive(maze: Maze, choose: Choose, number: int, seed: int) -> EpisodeBuffer:
+    buffer = roll_out(make_env(maze), Controller(maze, choose), number, seed)
     rows: Any = buffer.observations
     return replace(buffer, observations={name: np.stack([row[name] for row in rows]) for name in rows[0]})
 

@@ -92,6 +92,18 @@ def test_the_ball_gets_everywhere(dataset: minari.MinariDataset) -> None:
     assert crossed.sum() > 10, "the controller should go from place to place within an episode"
 
 
+def test_replay_data_find_the_goal_more_and_more() -> None:
+    name = "sim/pointmaze/umaze-replay-v0"
+    returns = [
+        [sum(datasets.episode(name, number, seed=0).rewards) for number in range(luck, 32, 4)] for luck in range(4)
+    ]
+    wandering = [sum(datasets.episode(NAME, number, seed=0).rewards) for number in range(0, 32, 4)]
+    means = np.mean(returns, axis=1)
+    assert (np.diff(means) > 0).all()
+    assert means[3] > MAZES["umaze"].expert_return / 2 > np.mean(wandering) * 2
+    assert means[0] < MAZES["umaze"].expert_return / 4
+
+
 def test_data_do_not_depend_on_the_number_of_workers(
     dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
