@@ -3,9 +3,11 @@
 python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --variant gtp-bc --variant bc --seed 0 --seed 1
 python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --data gta --steps 1 --steps 2 --steps 5
 python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --no-score-targets
+python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --show
 
 Every run adds one line to `results/gtp.jsonl`; a run that is there already is not done again. TD3+BC and IQL on the
-same data are runs of `benchmarks.policies`.
+same data are runs of `benchmarks.policies`. `--show` trains nothing: it prints and draws what all runs of as many
+updates on a dataset say, `gtp-<dataset>.png`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +29,7 @@ from benchmarks import ledger, record
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.environments import make_flat
 from benchmarks.episodes import Act, episode_returns, evaluation_seeds, summary
+from benchmarks.gtp_table import picture, table, ways
 from gta_datasets.adapters import to_d3rlpy
 
 __all__ = ["act_seconds", "main"]
@@ -57,8 +60,11 @@ def main() -> None:
     arguments = parse()
     path = record.RESULTS / LEDGER
     done = [line["unit"] for line in ledger.read(path)[0]]
+    if arguments.show:
+        show(ledger.read(path)[0], arguments.dataset, arguments.updates)
+        return
     settings = {name: getattr(arguments, name) for name in SETTINGS}
-    for variant in arguments.variant:
+    for variant in arguments.variant or VARIANTS:
         for seed in arguments.seed or [0]:
             unit = settings | {"variant": variant, "seed": seed}
             if unit in done:
@@ -73,7 +79,7 @@ def parse() -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--variant", choices=VARIANTS, action="append", required=True, help="may be given again")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="may be given again (default: all)")
     parser.add_argument("--data", choices=("source", "gta"), default="source")
     parser.add_argument("--seed", type=int, action="append", help="of the policy; may be given again")
     parser.add_argument("--updates", type=int, default=150_000)
@@ -88,9 +94,19 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--preset", default="cpu", help="of GTA")
     parser.add_argument("--num-transitions", type=int, default=200_000, help="that GTA generates")
+    parser.add_argument("--show", action="store_true", help="train nothing, print a table and draw")
     arguments = parser.parse_args()
     arguments.steps, arguments.temperature = arguments.steps or [5], arguments.temperature or [1.0]
     return arguments
+
+
+def show(lines: Sequence[Mapping[str, Any]], dataset: str, updates: int) -> None:
+    """Print a table and draw a picture."""
+    found = ways(lines, dataset, updates)
+    print(table(found))
+    path = record.RESULTS / f"gtp-{dataset.replace('/', '-')}.png"
+    picture(found).savefig(path, dpi=120)
+    print(path)
 
 
 def run(unit: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.charts import draw_curves
-from benchmarks.statistics import welch
+from benchmarks.statistics import spread, welch
 from gta_datasets.plots.drawing import legend, new_figure
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def table(found: Mapping[str, Sequence[Line]], target: float) -> str:
                 str(len(lines)),
                 str(len(steps) - steps.count(None)),
                 f"{median:,.0f}" if np.isfinite(median) else "-",
-                _spread(means),
+                spread(means, 1),
                 "-" if test is None else f"{test:.3f}",
-                _spread([list(line["returns"].values())[-1]["mean"] for line in lines]),
+                spread([list(line["returns"].values())[-1]["mean"] for line in lines], 1),
                 *(
                     _milliseconds(lines, name)
                     for name in ("seconds_per_step", "seconds_per_step_generation", "seconds_per_step_adaptation")
@@ -75,11 +75,6 @@ def picture(found: Mapping[str, Sequence[Line]], target: float) -> Figure:
 def _mean_return(line: Line) -> float:
     """Over all evaluations: how soon and how much at once."""
     return float(np.mean([each["mean"] for each in line["returns"].values()]))
-
-
-def _spread(values: Sequence[float]) -> str:
-    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{deviation}"
 
 
 def _milliseconds(lines: Sequence[Line], name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Summary", "share_above", "summarise", "welch"]
+__all__ = ["Summary", "share_above", "spread", "summarise", "welch"]
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -60,6 +60,12 @@ def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) ->
     if min(len(first), len(second)) < 2 or first.std() + second.std() == 0:
         return None
     return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and, of several values, their standard deviation, in words."""
+    deviation = f" ± {np.std(values, ddof=1):,.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):,.{digits}f}{deviation}"
 
 
 def share_above(scores: Sequence[float], levels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bandit, gtp, record
+from benchmarks.gtp_table import table, ways
 from gta_datasets.demo import make_demo_dataset
 
 
@@ -49,6 +50,31 @@ def test_every_variant_is_evaluated_once_at_every_k(
         assert {"command", "machine", "versions", "revision", "seconds", "losses"} <= line.keys()
     assert "critic_loss" in lines[0]["losses"]
     assert "critic_loss" not in lines[1]["losses"]
+    run("gtp", monkeypatch, "--dataset", "gtp/cheetah-v0", "--updates", "2", "--show")
+    table = capsys.readouterr().out
+    assert len(table.splitlines()) == 2 + 4 + 4 + 1 + 1
+    assert table.count("| GTP, solver's targets | 0 | 4 | 1 |") == 1
+    assert (results / "gtp-gtp-cheetah-v0.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_all_seeds_are_put_together() -> None:
+    def line(seed: int, mean: float, **changed: object) -> dict[str, object]:
+        unit = {"dataset": "d", "updates": 9, "variant": "gtp", "data": "source", "score_targets": True, "seed": seed}
+        one = {"temperature": 1.0, "steps": 5, "mean": mean, "milliseconds_per_action": 2.0 * mean}
+        return {"unit": unit | changed, "evaluations": [one, {**one, "steps": 10, "mean": 7.0}]}
+
+    others = [line(0, 50.0, data="gta"), line(0, 60.0, score_targets=False)]
+    found = ways([line(0, 1.0), line(1, 3.0), *others, line(0, 9.0, updates=8), line(0, 9.0, dataset="e")], "d", 9)
+    assert [(way.label, way.steps, way.returns) for way in found] == [
+        ("GTP, noise 1", 5, (1.0, 3.0)),
+        ("GTP, noise 1", 10, (7.0, 7.0)),
+        ("GTP on GTA data, noise 1", 5, (50.0,)),
+        ("GTP on GTA data, noise 1", 10, (7.0,)),
+        ("GTP, solver's targets, noise 1", 5, (60.0,)),
+        ("GTP, solver's targets, noise 1", 10, (7.0,)),
+    ]
+    assert found[0].milliseconds == 4.0
+    assert "| GTP | 1 | 5 | 2 | 2 ± 1 | 1 | 4.00 |" in table(found)
 
 
 def test_the_bandit_counts_modes_and_draws_them(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

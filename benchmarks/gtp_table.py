@@ -1,0 +1,100 @@
+"""What the runs of `benchmarks.gtp` say: returns and the time of an action by number of jumps; and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.statistics import spread
+from gta_datasets.plots.comparison import colour_of
+from gta_datasets.plots.drawing import legend, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Way", "picture", "table", "ways"]
+
+COLUMNS = ("policy", "noise", "K", "runs", "return", "least run", "ms per action")
+
+
+class Way(NamedTuple):
+    """How actions are made; what the runs of all seeds say of it."""
+
+    policy: str
+    temperature: float | None
+    steps: int | None
+    """K, jumps per action; None for policies that do not jump."""
+    returns: tuple[float, ...]
+    milliseconds: float
+
+    @property
+    def label(self) -> str:
+        """Name in the legend."""
+        return self.policy if self.temperature is None else f"{self.policy}, noise {self.temperature:g}"
+
+
+def ways(lines: Iterable[Mapping[str, Any]], dataset: str, updates: int) -> list[Way]:
+    """All ways to act that were measured on a dataset after so many updates, runs of one kind together."""
+    found: dict[tuple[str, float | None, int | None], list[Mapping[str, float]]] = {}
+    for line in lines:
+        unit = line["unit"]
+        if (unit["dataset"], unit["updates"]) == (dataset, updates):
+            for one in line["evaluations"]:
+                found.setdefault((_policy(unit), one.get("temperature"), one.get("steps")), []).append(one)
+    return [
+        Way(
+            *key,
+            tuple(one["mean"] for one in all_of),
+            float(np.mean([one["milliseconds_per_action"] for one in all_of])),
+        )
+        for key, all_of in found.items()
+    ]
+
+
+def table(found: Sequence[Way]) -> str:
+    """A row of Markdown for every way."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS)]
+    for way in found:
+        rows.append(
+            (
+                way.policy,
+                "-" if way.temperature is None else f"{way.temperature:g}",
+                "-" if way.steps is None else str(way.steps),
+                str(len(way.returns)),
+                spread(way.returns, 0),
+                f"{min(way.returns):,.0f}",
+                f"{way.milliseconds:.2f}",
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def picture(found: Sequence[Way]) -> Figure:
+    """Returns and milliseconds by K, bands a standard deviation between runs; policies that do not jump are level."""
+    figure, (returns, cost) = new_figure(columns=2)
+    for place, label in enumerate(dict.fromkeys(way.label for way in found)):
+        drawn, colour = [way for way in found if way.label == label], colour_of(place)
+        means, spreads = (np.array([measure(way.returns) for way in drawn]) for measure in (np.mean, np.std))
+        milliseconds = [way.milliseconds for way in drawn]
+        if drawn[0].steps is None:
+            returns.axhline(means[0], color=colour, label=label, linewidth=1.6, linestyle="--")
+            cost.axhline(milliseconds[0], color=colour, linewidth=1.6, linestyle="--")
+            continue
+        jumps = [way.steps for way in drawn]
+        returns.plot(jumps, means, "o-", color=colour, label=label, linewidth=1.6, markersize=4)
+        returns.fill_between(jumps, means - spreads, means + spreads, color=colour, alpha=0.12, linewidth=0)
+        cost.plot(jumps, milliseconds, "o-", color=colour, linewidth=1.6, markersize=4)
+    for axes, name in ((returns, "return"), (cost, "ms per action")):
+        axes.set(xlabel="K, jumps per action", ylabel=name, ylim=(0, None))
+    legend(figure, returns)
+    return figure
+
+
+def _policy(unit: Mapping[str, Any]) -> str:
+    """Name, and what is not as usual."""
+    name = unit["variant"].upper()
+    if unit["data"] != "source":
+        name += f" on {unit['data'].upper()} data"
+    return name if unit["score_targets"] or unit["variant"] == "bc" else f"{name}, solver's targets"
