@@ -71,9 +71,13 @@ def python(script: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def run(script: str, *arguments: object) -> str:
-    """What `script` prints; fails with its error output if it fails."""
-    process = python(script, *arguments)
-    output, errors = process.communicate(timeout=60)
+def run(script: str, *arguments: object, timeout: float = 60) -> str:
+    """What `script` prints within some seconds; fails with its error output if it fails."""
+    with python(script, *arguments) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
     assert process.returncode == 0, errors
     return output
