@@ -1,4 +1,4 @@
-"""Rows 20 to 31 of the fault matrix, through augment(): what is generated obeys its contract whatever the source is like."""
+"""Rows 20 to 31 of the fault matrix, through augment(): what is generated obeys its contract whatever the source."""
 
 from __future__ import annotations
 
