@@ -10,12 +10,13 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from gta_datasets.errors import CacheError
 
-__all__ = ["atomic_write", "check_no_link", "open_regular", "read_bytes", "sync_folder"]
+__all__ = ["atomic_write", "check_no_link", "open_regular", "read_bytes", "remove_leftovers", "sync_folder"]
 
 # Windows lacks O_NOFOLLOW; it alone has O_BINARY, without which it would change line ends.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -60,6 +61,14 @@ def atomic_write(path: Path, *buffers: bytes | bytearray | memoryview) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise _write_error(path, needed, error) from error
+
+
+def remove_leftovers(folder: Path, name: str, *, older: float) -> None:
+    """Remove what killed processes left behind of writing the file `name`, where it is older than some seconds."""
+    for path in folder.glob(f".tmp-*-{name}"):
+        with suppress(OSError):
+            if time.time() - os.lstat(path).st_mtime > older:
+                os.unlink(path)
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:

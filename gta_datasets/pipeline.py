@@ -66,6 +66,11 @@ class Pipeline:
         kept = ("dataset", "config", "seed", "device", "num_transitions", "cache_root", "progress")
         return {name: self.__dict__[name] for name in kept}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            self.device = "cpu"  # pickled on another machine
+
     @cached_property
     def source(self) -> Source:
         """The source's arrays, checked."""

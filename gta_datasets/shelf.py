@@ -12,12 +12,13 @@ import torch
 
 from gta_datasets.methods.base import Consulted, Fittable
 from gta_datasets.store import ShardStore, content_key
+from gta_datasets.training.fitting import CHECKPOINT_FILE
 from gta_datasets.training.team import Team
 
 __all__ = ["Shelf"]
 
 MODEL_LOCK_TIMEOUT = 4 * 3600.0
-"""Seconds to wait for another process that trains the same model before training it here as well."""
+"""Seconds without a checkpoint after which another process that trains the same model is no longer waited for."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class Shelf:
 
         In a launch of several processes all of them have to call this, unless the model is trained.
         """
+        team = Team.of_launch()
+        team.take_device(torch.device(self.device))
         if self.holds(store, model):
             return model.fit(store.path, progress=False)
         store.write_manifest({"kind": "model", **self.description})
-        team = Team.of_launch()
-        with store.working("model", timeout=MODEL_LOCK_TIMEOUT) if team.leads else nullcontext():
+        alone = store.working("model", timeout=MODEL_LOCK_TIMEOUT, progress=CHECKPOINT_FILE)
+        with alone if team.leads else nullcontext():
             team.meet(torch.device(self.device))  # nobody else changes the folder from here on: all see the same in it
             return model.fit(store.path, progress=self.progress and team.leads)

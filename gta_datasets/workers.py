@@ -7,6 +7,7 @@ shard it was making, and nobody can see from the shards how many processes there
 from __future__ import annotations
 
 import copy
+import logging
 import multiprocessing
 import os
 import pickle
@@ -25,6 +26,8 @@ import torch
 from gta_datasets.errors import ConfigError, WorkerError, requires_extra
 
 __all__ = ["Backend", "Maker", "check_workers", "make_shards"]
+
+logger = logging.getLogger(__name__)
 
 Backend = Literal["process", "ray"]
 
@@ -219,6 +222,23 @@ class _Actor:
         self._maker.shard(number)
 
 
+def _room(maker: Maker, wanted: int) -> int:
+    """How many actors find a place now: one without would keep its shard, and everybody, waiting.
+
+    Raises:
+        WorkerError: there is no place in the whole cluster.
+    """
+    import ray
+
+    kind = "GPU" if maker.device.startswith("cuda") else "CPU"
+    if ray.cluster_resources().get(kind, 0) < 1:
+        raise WorkerError(f"the Ray cluster has no {kind}, and every worker needs one; choose another device")
+    free = max(1, int(ray.available_resources().get(kind, 0)))
+    if free < wanted:
+        logger.warning("Ray has room for %d of %d workers now", free, wanted)
+    return min(free, wanted)
+
+
 def _by_ray(maker: Maker, numbers: list[int], workers: int, done: Callable[[], object]) -> None:
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -233,7 +253,7 @@ def _by_ray(maker: Maker, numbers: list[int], workers: int, done: Callable[[], o
         max_task_retries=MOST_DEATHS - 1,
         scheduling_strategy="SPREAD",
     )(_Actor)
-    actors = [remote.remote(maker) for _ in range(min(workers, len(numbers)))]
+    actors = [remote.remote(maker) for _ in range(_room(maker, min(workers, len(numbers))))]
     try:
         for _ in ActorPool(actors).map_unordered(lambda actor, number: actor.make.remote(number), numbers):
             done()

@@ -149,6 +149,13 @@ def test_a_flow_map_learns_what_returns_do(condition: str) -> None:
         GTAConfig().replace(flow_steps=2, condition=condition)
 
 
+def test_a_flow_map_amplifies_no_more_than_it_learned_to() -> None:
+    assert GTAConfig().replace(flow_steps=2, alpha=1.5).sampling.alpha == 1.5
+    assert GTAConfig().replace(alpha=1.8).sampling.alpha == 1.8
+    with pytest.raises(ConfigError, match=r"alpha=1.8 is not allowed; .*at most 1.5 with flow_steps"):
+        GTAConfig().replace(flow_steps=2, alpha=1.8)
+
+
 def test_unknown_keywords_are_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="unknown keyword 'alhpa', 'beta'; known: ") as raised:
         GTAConfig().replace(beta=1, alpha=1.1, alhpa=1.2)

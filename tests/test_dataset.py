@@ -12,6 +12,7 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
@@ -196,6 +197,15 @@ def test_pickling(dataset: minari.MinariDataset, tmp_path: Path, moment: str) ->
         assert_same_episode(restored[number], original[number])
     some = original.filter_episodes(lambda episode: episode.id > SOURCES)
     assert [e.id for e in pickle.loads(pickle.dumps(some))] == list(range(SOURCES + 1, len(original)))
+
+
+def test_what_was_pickled_beside_a_gpu_opens_without_one(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    original = tiny(dataset, cache_dir=tmp_path).generate()
+    expected = original[len(original) - 1]
+    original.storage.pipeline.device = "cuda"
+    restored = pickle.loads(pickle.dumps(original))
+    assert restored.storage.pipeline.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert_same_episode(restored[len(original) - 1], expected)
 
 
 def test_copying(augmented: GTAAugmentedDataset) -> None:

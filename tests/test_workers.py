@@ -10,11 +10,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import minari
 import pytest
 
-from gta_datasets import augment, pipeline
+from gta_datasets import augment, pipeline, workers
 from gta_datasets.errors import CacheError, ConfigError, MissingExtraError, WorkerError
 from gta_datasets.workers import make_shards
 from tests.builders import linear_dataset
@@ -187,13 +188,33 @@ def test_no_process_is_started_for_nothing(
     assert augmented.is_complete
 
 
+@pytest.mark.parametrize(("device", "kind", "other"), [("cpu", "CPU", "GPU"), ("cuda:0", "GPU", "CPU")])
+def test_ray_has_no_more_actors_than_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    device: str, kind: str, other: str,
+) -> None:  # fmt: skip
+    maker, free = LogMaker(tmp_path), {kind: 3.0, other: 64.0}
+    maker.device = device
+    cluster = SimpleNamespace(cluster_resources=lambda: {kind: 4.0}, available_resources=lambda: free)
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    assert workers._room(maker, 2) == 2
+    assert "room" not in caplog.text
+    assert workers._room(maker, 8) == 3
+    assert "Ray has room for 3 of 8 workers now" in caplog.text
+    del free[kind]
+    assert workers._room(maker, 8) == 1, "it waits until others are done"
+    cluster.cluster_resources = lambda: {other: 8.0}
+    with pytest.raises(WorkerError, match=f"the Ray cluster has no {kind}"):
+        workers._room(maker, 8)
+
+
 @pytest.mark.slow
 def test_ray(dataset: minari.MinariDataset, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     alone = tiny(dataset, cache_dir=tmp_path / "alone").generate()
     augmented = tiny(dataset, cache_dir=tmp_path / "many")
     augmented.storage.pipeline.__class__ = FragilePipeline
-    augmented.generate(workers=2, backend="ray")
+    augmented.generate(workers=(os.cpu_count() or 1) + 2, backend="ray")
     assert shards(augmented.path) == shards(alone.path)
     made = [number for (number,) in logged(tmp_path / "many" / "log")]
     assert Counter(made) == {0: 1, 1: 2, 2: 1}

@@ -9,7 +9,10 @@ from gta_datasets.config.fields import Stage, require, require_choice
 from gta_datasets.config.method import MethodConfig
 from gta_datasets.config.stages import ConditionalTrainingConfig, DataConfig, NetworkConfig, SamplingConfig
 
-__all__ = ["FlowConfig", "GTAConfig", "SearchConfig"]
+__all__ = ["MOST_DISTILLED_ALPHA", "FlowConfig", "GTAConfig", "SearchConfig"]
+
+MOST_DISTILLED_ALPHA = 1.5
+"""Up to which alpha a flow map learns what to do."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class GTAConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.flow.flow_steps > 0:
             require_choice("condition", self.sampling.condition, ("amplified", "fixed"))  # what a flow map learns
+            alpha = self.sampling.alpha
+            sound = isinstance(alpha, str) or alpha <= MOST_DISTILLED_ALPHA
+            require(sound, "alpha", alpha, f"at most {MOST_DISTILLED_ALPHA} with flow_steps: what a flow map learns")
             require(self.search.auto_steps == 0, "auto_steps", self.search.auto_steps, "0 with flow_steps: no sampler")
 
     @property

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gta_datasets.config import GTAConfig, SamplingConfig
+from gta_datasets.config.gta import MOST_DISTILLED_ALPHA
 from gta_datasets.data.bank import Columns, WindowBank, WindowBatch
 from gta_datasets.data.draws import SourceDraws, TrainingDraws
 from gta_datasets.data.episodes import Episodes
@@ -46,9 +47,6 @@ __all__ = ["GTA"]
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same configuration would give other trajectories."""
-
-MOST_AMPLIFIED = 1.5
-"""Up to which alpha a flow map learns what to do."""
 
 
 class GTA:
@@ -237,7 +235,7 @@ class GTA:
         """Windows to distil on, asked for returns amplified by any alpha that may be wanted."""
         windows = self._training_draws.draw(step, self._config.flow.distill_batch_size)
         batch = self._gather(windows)
-        alpha = 1 + (MOST_AMPLIFIED - 1) * numpy_generator(self._seed, "distil alpha", step).random()
+        alpha = 1 + (MOST_DISTILLED_ALPHA - 1) * numpy_generator(self._seed, "distil alpha", step).random()
         sampling = dataclasses.replace(self._config.sampling, alpha=alpha)
         asked = asked_returns(self._returns.of(windows), sampling, best=self._returns.best)
         return batch.rows, self._returns.condition(batch, asked)

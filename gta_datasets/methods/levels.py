@@ -104,7 +104,9 @@ class LevelSearch:
         """
         path = folder / FILE
         if not path.is_file():
-            atomic_write(path, json.dumps(self._search(), indent=2).encode())
+            chosen = json.dumps(self._search(), indent=2).encode()
+            if not path.is_file():  # what somebody has chosen meanwhile stays: shards may have been made with it
+                atomic_write(path, chosen)
         try:
             found = json.loads(read_bytes(path, limit=MOST_BYTES))
             self._found = {

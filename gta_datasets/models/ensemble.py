@@ -143,19 +143,18 @@ class LearnedModel(ABC):
             (next_states - states) / self._change_scale,
         )
 
-    def _all_steps(self) -> Steps:
+    def _steps_at(self, part: slice) -> Steps:
         episodes = self._source.episodes
-        rows = episodes.transition_rows
+        rows = episodes.transition_rows[part]
         return self._steps(
-            episodes.observations[rows], episodes.actions, episodes.rewards, episodes.observations[rows + 1]
+            episodes.observations[rows],
+            episodes.actions[part],
+            episodes.rewards[part],
+            episodes.observations[rows + 1],
         )
 
     def _new_ensemble(self) -> _Ensemble:
-        episodes = self._source.episodes
-        rows = episodes.transition_rows[:1]
-        few = self._steps(
-            episodes.observations[rows], episodes.actions[:1], episodes.rewards[:1], episodes.observations[rows + 1]
-        )
+        few = self._steps_at(slice(1))
         with seeded(self._seed):
             return _Ensemble(
                 self._config.dynamics_members,
@@ -166,10 +165,7 @@ class LearnedModel(ABC):
             ).to(self._device)
 
     def _loss(self, ensemble: _Ensemble) -> Callable[[int], Tensor]:
-        steps = self._all_steps()
-        inputs, targets = (
-            torch.from_numpy(values).to(self._device) for values in (self._inputs(steps), self._targets(steps))
-        )
+        inputs, targets = self._examples()
 
         def loss_of_step(step: int) -> Tensor:
             generator = numpy_generator(self._seed, self.name, step)
@@ -178,6 +174,20 @@ class LearnedModel(ABC):
             return self._error(ensemble(inputs[rows]), targets[rows])
 
         return loss_of_step
+
+    def _examples(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of all transitions, on the device; put together in parts, as a copy of all is large."""
+        number = self._source.episodes.num_transitions
+        few = self._steps_at(slice(1))
+        inputs, targets = (
+            torch.empty(number, values.shape[1], device=self._device)
+            for values in (self._inputs(few), self._targets(few))
+        )
+        for part in chunks(number, CHUNK):
+            steps = self._steps_at(part)
+            inputs[part] = torch.from_numpy(self._inputs(steps))
+            targets[part] = torch.from_numpy(self._targets(steps))
+        return inputs, targets
 
     def _error(self, predicted: Tensor, targets: Tensor) -> Tensor:
         """What training makes small; (members, batch, outputs) each."""
@@ -199,10 +209,13 @@ class LearnedModel(ABC):
         """
         episodes, moving = self._source.episodes, ~self._columns.static
         statistics, rows = self._columns.observation.select(moving), episodes.transition_rows
-        states, following = (
-            statistics.forward(episodes.observations[places][:, moving]) for places in (rows, rows + 1)
-        )
-        usual = np.sqrt(np.square(following - states, dtype=np.float64).mean(axis=0))
+        squares = np.zeros(int(moving.sum()))
+        for part in chunks(len(rows), CHUNK):
+            states, following = (
+                statistics.forward(episodes.observations[places][:, moving]) for places in (rows[part], rows[part] + 1)
+            )
+            squares += np.square(following - states, dtype=np.float64).sum(axis=0)
+        usual = np.sqrt(squares / len(rows))
         scale: NDArray[np.float32] = np.where(usual > 0, usual, 1.0).astype(np.float32)
         return scale
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gta_datasets.errors import CacheError, ConfigError, requires_extra
 from gta_datasets.policies.actor import VERSION, check_version
 from gta_datasets.policies.gtp import GTP, GTPBC
-from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from gta_datasets.training.checkpoint import Checkpoint, chosen_path, load_checkpoint, save_checkpoint
 
 with requires_extra("d3rlpy", "d3rlpy", "gta_datasets.policies needs"):
     from d3rlpy.base import LearnableConfigWithShape
@@ -44,7 +44,7 @@ def save_policy(algorithm: GTP | GTPBC, path: Path | str) -> None:
         for name, module in impl.modules.get_torch_modules().items()
         for key, tensor in module.state_dict().items()
     }
-    save_checkpoint(Path(path), Checkpoint(tensors, record))
+    save_checkpoint(chosen_path(path), Checkpoint(tensors, record))
 
 
 def load_policy(path: Path | str, device: DeviceArg = None) -> GTP | GTPBC:

@@ -114,17 +114,17 @@ class KeyFolder:
                     raise CacheError(error.errno, f"cannot remove {self.path}: {error.strerror}") from error
 
     @contextmanager
-    def lock(self, name: str, timeout: float) -> Iterator[None]:
+    def lock(self, name: str, timeout: float, progress: str | None = None) -> Iterator[None]:
         """Keep others from doing the same work, where locks work; after `timeout` seconds go on without.
 
         Nothing but double work depends on this lock. A holder that died has lost it already; one that hangs is
-        overtaken.
+        overtaken, which shows in that a file here, `progress`, has not changed for `timeout` seconds.
         """
         path = self.path / f".lock-{name}"
         status = check_no_link(path)
         if status is not None and (not stat.S_ISREG(status.st_mode) or status.st_nlink > 1):
             raise CacheError(f"{path} is not a lock file of this library; remove it")
-        lock = _acquire(path, timeout)
+        lock = _acquire(path, timeout, None if progress is None else self.path / progress)
         try:
             yield
         finally:
@@ -144,14 +144,26 @@ class KeyFolder:
             raise CacheError(error.errno, f"cannot list {self.path}: {error.strerror}") from error
 
 
-def _acquire(path: Path, timeout: float) -> FileLock | None:
-    lock = FileLock(path)
+def _acquire(path: Path, timeout: float, progress: Path | None) -> FileLock | None:
+    # Where locks do not work, a file that marks one would outlive its owner, and stop everybody else for `timeout`.
+    lock = FileLock(path, fallback_to_soft=False)
+    while True:
+        before = _last_change(progress)
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            if _last_change(progress) != before:
+                continue
+            _logger.warning("%s has been held for %.1f s; going on without it (work may be done twice)", path, timeout)
+            return None
+        except (OSError, NotImplementedError) as error:
+            _logger.info("no lock on %s (%s); going on without it (work may be done twice)", path, error)
+            return None
+        return lock
+
+
+def _last_change(path: Path | None) -> int | None:
     try:
-        lock.acquire(timeout=timeout)
-    except Timeout:
-        _logger.warning("%s has been held for %.1f s; going on without it (work may be done twice)", path, timeout)
+        return None if path is None else os.lstat(path).st_mtime_ns
+    except FileNotFoundError:
         return None
-    except (OSError, NotImplementedError) as error:
-        _logger.info("no lock on %s (%s); going on without it (work may be done twice)", path, error)
-        return None
-    return lock

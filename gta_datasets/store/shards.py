@@ -143,17 +143,18 @@ class ShardStore:
         return found if found is not None else {name: _frozen(array) for name, array in made.items()}
 
     @contextmanager
-    def working(self, name: str, *, timeout: float) -> Iterator[None]:
+    def working(self, name: str, *, timeout: float, progress: str | None = None) -> Iterator[None]:
         """Keep other processes and threads from doing the work `name` on this key meanwhile, where file locks work.
 
-        For work whose results the caller keeps in `path`. Who waited longer than `timeout` seconds goes on with a
-        warning, beside a holder that may only be slow, so the work must be safe to do twice at once.
+        For work whose results the caller keeps in `path`. Who waited longer than `timeout` seconds, while the file
+        `progress` in `path` did not change, goes on with a warning, beside a holder that may only be slow, so the work
+        must be safe to do twice at once.
 
         Raises:
             CacheError: the cache is read-only, or something else is in the lock's place.
         """
         self._folder.make_writable()
-        with self._folder.lock(name, timeout):
+        with self._folder.lock(name, timeout, progress):
             yield
 
     def indices(self) -> list[int]:

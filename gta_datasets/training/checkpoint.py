@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from torch import Tensor
 from gta_datasets.atomic import atomic_write, open_regular
 from gta_datasets.errors import CacheError
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "chosen_path", "load_checkpoint", "save_checkpoint"]
 
 MAX_BYTES = 8 * 1024**3
 """Larger files are refused: a checkpoint of the largest network here, with its optimiser, is under 1 GB."""
@@ -54,13 +55,19 @@ class Checkpoint:
         }
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTES) -> None:
+def chosen_path(path: Path | str) -> Path:
+    """A path as a user gave it, for `save_checkpoint`: folders on the way may be links, which a cache's must not."""
+    return Path(os.path.realpath(Path(path).parent)) / Path(path).name
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTES, make_folder: bool = False) -> None:
     """Write a checkpoint; a crash at any moment leaves the old file or the new one.
 
     Args:
         path: the file.
         checkpoint: what is written.
         limit: bytes that `load_checkpoint` will be told to allow.
+        make_folder: whether to make the folder if it is not there: somebody may clear a cache at any moment.
 
     Raises:
         CacheError: the file cannot be written, or would be too large to be read again; the old one stays.
@@ -70,7 +77,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTE
     data = safetensors.torch.save(on_host, metadata=record)
     if len(data) > limit:
         raise CacheError(f"{path} would have {len(data):,} bytes, more than the {limit:,} allowed; keep less in it")
-    atomic_write(path, data)
+    try:
+        atomic_write(path, data)
+    except CacheError as error:
+        if not make_folder or error.errno != errno.ENOENT:
+            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, data)
 
 
 def load_checkpoint(path: Path, *, limit: int = MAX_BYTES) -> Checkpoint | None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from gta_datasets.atomic import remove_leftovers
 from gta_datasets.config import TrainingConfig
 from gta_datasets.errors import CacheError
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gta_datasets.training.loop import CHECK_EVERY, train
 from gta_datasets.training.team import Team
 
-__all__ = ["Fitted", "is_fitted", "load_or_train"]
+__all__ = ["CHECKPOINT_FILE", "Fitted", "is_fitted", "load_or_train"]
 
 MODEL_FILE, CHECKPOINT_FILE = "model.safetensors", "training.safetensors"
+
+LEFTOVER_AGE = 3600.0
+"""Seconds after which half a file has no writer any more."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -50,7 +56,8 @@ def load_or_train(
 ) -> Fitted[Module]:
     """Load the weights in `folder`, or train them, resuming what is there, and leave them there.
 
-    In a launch of several processes, all of which must find the folder alike, the first one alone writes.
+    In a launch of several processes, all of which must find the folder alike, the first one alone writes. Weights that
+    somebody else has left there meanwhile stay, and are what is returned: shards may have been made with them.
 
     Args:
         folder: of one model; its name tells models apart.
@@ -64,7 +71,10 @@ def load_or_train(
         DivergenceError: training diverged.
     """
     found = load_checkpoint(folder / MODEL_FILE)
-    if found is None:
+    if found is not None:
+        with suppress(OSError):  # of an overtaken trainer, or the cache is read-only
+            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    else:
         found = _train(folder, new_module().train(), loss, config, progress=progress)
     module = new_module()
     try:
@@ -86,11 +96,29 @@ def _train(
     progress: bool,
 ) -> Checkpoint:
     checkpoint = folder / CHECKPOINT_FILE
+    for name in (MODEL_FILE, CHECKPOINT_FILE):
+        remove_leftovers(folder, name, older=LEFTOVER_AGE)
     result = train(module, loss(module), config, checkpoint=checkpoint, run_id=folder.name, progress=progress)
-    team = Team.of_launch()
-    team.follow(result.weights.values())  # on other hardware the last bits may differ
-    trained = Checkpoint(result.weights, {"losses": result.losses})
+    team, trained = Team.of_launch(), Checkpoint(result.weights, {"losses": result.losses})
     if team.leads:
-        save_checkpoint(folder / MODEL_FILE, trained)
+        trained = _publish(folder / MODEL_FILE, trained)
         checkpoint.unlink(missing_ok=True)
-    return trained
+    return trained if team.size == 1 else _of_the_first(team, trained, next(module.parameters()).device)
+
+
+def _publish(path: Path, trained: Checkpoint) -> Checkpoint:
+    """Leave the weights in `path`, or return those that are there by now."""
+    published = load_checkpoint(path)
+    if published is None:
+        save_checkpoint(path, trained, make_folder=True)
+        return trained
+    return published
+
+
+def _of_the_first(team: Team, trained: Checkpoint, device: torch.device) -> Checkpoint:
+    """What the first process has: on other hardware the last bits may differ."""
+    losses = torch.tensor(trained.record["losses"], dtype=torch.float64)
+    on_device = {name: tensor.to(device) for name, tensor in {**trained.tensors, "losses": losses}.items()}
+    team.follow(on_device.values())
+    losses = on_device.pop("losses")
+    return Checkpoint(on_device, {"losses": losses.tolist()})

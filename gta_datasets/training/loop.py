@@ -148,7 +148,7 @@ class _Run:
             for parameter, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{number}.{parameter}.{name}": value for name, value in state.items()}
         record = {"run_id": run_id, "step": self.step, "losses": self.losses, "recent": self._recent}
-        save_checkpoint(checkpoint, Checkpoint(tensors, record))
+        save_checkpoint(checkpoint, Checkpoint(tensors, record), make_folder=True)
 
     def resume(self, checkpoint: Path, run_id: str) -> None:
         found = load_checkpoint(checkpoint)

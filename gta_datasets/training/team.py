@@ -44,8 +44,13 @@ class Team:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
+    def take_device(self, device: torch.device) -> None:
+        """Where several processes share a machine's GPUs and none of them is named, use one of our own."""
+        if self.size > 1 and device.type == "cuda" and device.index is None:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)) % torch.cuda.device_count())
+
     def meet(self, device: torch.device) -> None:
-        """Wait until all processes are here; on a GPU, each has one of its own from then on.
+        """Wait until all processes are here.
 
         Raises:
             MissingExtraError: accelerate is not installed.

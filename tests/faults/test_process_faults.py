@@ -5,9 +5,12 @@ A run that is stopped ends with the same weights when it is started again, and o
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,6 +254,38 @@ def test_row_8_a_stopped_worker_is_overtaken_with_a_warning(
     worker.communicate("\n", timeout=30)
     assert worker.returncode == 0
     assert list((tmp_path / KEY).iterdir()) == []
+
+
+def test_row_8_a_worker_that_makes_progress_is_waited_for(tmp_path: Path, worker: subprocess.Popen[str]) -> None:
+    progress, changes = tmp_path / KEY / "progress", 8
+
+    def change() -> None:
+        for number in range(changes):
+            progress.write_text(str(number))
+            time.sleep(0.2)
+
+    thread, start = threading.Thread(target=change), time.monotonic()
+    thread.start()
+    with ShardStore(tmp_path, KEY).working("model", timeout=0.5, progress="progress"):
+        assert progress.read_text() == str(changes - 1), "the worker was overtaken while it made progress"
+        assert time.monotonic() - start < 20
+    thread.join()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of Windows always work")
+def test_row_8_where_locks_do_not_work_nobody_waits_for_the_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(_file: int, _operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    store, start = ShardStore(tmp_path, KEY), time.monotonic()
+    store.path.mkdir()
+    (store.path / ".lock-model").write_text("4711\nanother-machine\n")
+    for _ in range(2):
+        with store.working("model", timeout=60):
+            assert time.monotonic() - start < 10
 
 
 def test_row_8_other_work_on_the_same_key_need_not_wait(tmp_path: Path, worker: subprocess.Popen[str]) -> None:

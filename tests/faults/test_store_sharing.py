@@ -35,7 +35,7 @@ from tests.store.helpers import KEY, same, sample
 root, locks, processes, shards = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 
 class NoLock:
-    def __init__(self, path): pass
+    def __init__(self, path, fallback_to_soft): pass
     def acquire(self, timeout): pass
     def release(self): pass
 

@@ -10,6 +10,7 @@ import torch
 
 from gta_datasets.config import DynamicsConfig
 from gta_datasets.data.episodes import Episodes
+from gta_datasets.models import ensemble
 from gta_datasets.models.dynamics import DynamicsModel
 from tests.builders import linear_episodes, linear_source
 
@@ -54,6 +55,21 @@ def test_predictions_are_near_the_world(fitted: DynamicsModel, episodes: Episode
     missed = (following - unseen.next_observations) / episodes.observations.std(axis=0)
     np.testing.assert_allclose(np.square(missed).mean(axis=1), fitted.errors(unseen), rtol=1e-3, atol=1e-6)
     assert np.corrcoef(rewards, unseen.rewards)[0, 1] > 0.5
+
+
+def test_data_are_normalised_in_parts_as_they_would_be_at_once(
+    episodes: Episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model_of(episodes)
+    expected = whole._examples()
+    monkeypatch.setattr(ensemble, "CHUNK", 7)
+    parts = model_of(episodes)
+    np.testing.assert_allclose(parts._change_scale, whole._change_scale, rtol=1e-6)
+    changes = np.diff(episodes.observations[:51], axis=0) / episodes.observations.std(axis=0)
+    assert expected[0].shape == (2_000, 5)
+    for found, of_whole in zip(parts._examples(), expected, strict=True):
+        torch.testing.assert_close(found, of_whole)
+    np.testing.assert_allclose(expected[1][:50, :-1].numpy() * whole._change_scale, changes, rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_constant_in_an_episode_is_predicted_as_it_is(tmp_path: Path) -> None:

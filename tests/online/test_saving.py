@@ -46,6 +46,13 @@ def test_a_loaded_buffer_goes_on_where_it_was(
     np.testing.assert_array_equal(buffer.state.subset, loaded.state.subset)
 
 
+def test_the_folder_may_be_a_link(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    quick_buffer(dataset).save(tmp_path / "runs" / "buffer")
+    assert (tmp_path / "disk" / "buffer").is_file()
+
+
 def test_with_the_model(dataset: minari.MinariDataset, tmp_path: Path) -> None:
     buffer = quick_buffer(dataset)
     model = SAC("MlpPolicy", Line(), policy_kwargs={"net_arch": [8]}, learning_starts=5, batch_size=8, device="cpu")

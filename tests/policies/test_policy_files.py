@@ -38,6 +38,17 @@ def assert_same_policy(first: Any, second: Any) -> None:
     np.testing.assert_allclose(first.observation_scaler.mean, second.observation_scaler.mean)
 
 
+def test_folders_that_users_choose_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    algorithm = trained(GTPBCConfig)
+    save_policy(algorithm, tmp_path / "runs" / "policy.safetensors")
+    assert_same_policy(algorithm, load_policy(tmp_path / "runs" / "policy.safetensors"))
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "runs" / "policy.safetensors")
+    with pytest.raises(CacheError, match="is a symbolic link"):
+        save_policy(algorithm, tmp_path / "link.safetensors")
+
+
 @pytest.mark.parametrize("config", [GTPBCConfig, GTPConfig])
 def test_what_is_loaded_acts_as_what_was_saved_and_trains_on(
     config: type[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

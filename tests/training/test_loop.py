@@ -206,7 +206,8 @@ def test_losses_are_means_of_so_many_steps_whenever_checkpoints_are_written(
 def test_checkpoints_are_written_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, written = [0.0], []
 
-    def save(path: Path, checkpoint: Checkpoint) -> None:
+    def save(path: Path, checkpoint: Checkpoint, *, make_folder: bool) -> None:
+        assert make_folder
         written.append(checkpoint.record["step"])
 
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])

@@ -172,6 +172,20 @@ def test_the_launch_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
     assert [Team(rank, 4).leads for rank in range(4)] == [True, False, False, False]
 
 
+def test_every_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for device in ("cpu", "cuda:1"):
+        Team(3, 4).take_device(torch.device(device))
+    Team(0, 1).take_device(torch.device("cuda"))
+    assert taken == [], "there is nothing to choose"
+    Team(3, 4).take_device(torch.device("cuda"))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    Team(3, 4).take_device(torch.device("cuda"))
+    assert taken == [1, 0]
+
+
 def test_own_shares_come_first() -> None:
     assert Team(1, 3).own_first(list(range(7))) == [1, 4, 2, 5, 0, 3, 6]
     assert Team().own_first([3, 5]) == [3, 5]
