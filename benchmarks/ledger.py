@@ -18,7 +18,19 @@ from filelock import FileLock
 from benchmarks import policies, record
 from benchmarks.units import Unit, unit_id
 
-__all__ = ["JUDGED", "POLICIES", "RUNS", "Found", "append", "extend", "ledger_of", "lock_of", "read", "read_all"]
+__all__ = [
+    "JUDGED",
+    "POLICIES",
+    "RUNS",
+    "Found",
+    "append",
+    "digest_of",
+    "extend",
+    "ledger_of",
+    "lock_of",
+    "read",
+    "read_all",
+]
 
 RUNS, JUDGED, POLICIES = "runs.jsonl", "quality.jsonl", "policies.jsonl"
 
@@ -29,7 +41,7 @@ class Found(NamedTuple):
     """What the ledgers of a folder say."""
 
     results: dict[str, Line]  # the latest line by id of the unit
-    failures: dict[str, list[Line]]  # by id, whether or not there is a result too
+    failures: dict[str, list[Line]]  # by id, since the last result if there is one
     problems: list[str]  # one sentence per line that could not be read
 
 
@@ -73,6 +85,7 @@ def read_all(results: Path) -> Found:
                 found.failures.setdefault(key, []).append(line)
             else:
                 found.results[key] = line
+                found.failures.pop(key, None)  # it was tried again
     return found
 
 
@@ -93,10 +106,14 @@ def read(ledger: Path) -> tuple[list[Line], list[str]]:
 
 def lock_of(ledger: Path, name: str) -> FileLock:
     """A lock that all processes of this machine share which write to the ledger's folder."""
-    folder = hashlib.blake2b(str(ledger.parent.resolve()).encode(), digest_size=8).hexdigest()
-    locks = Path(tempfile.gettempdir()) / f"gta-benchmarks-{folder}"
+    locks = Path(tempfile.gettempdir()) / f"gta-benchmarks-{digest_of(ledger.parent)}"
     locks.mkdir(exist_ok=True)
     return FileLock(locks / f"{name}.lock")
+
+
+def digest_of(results: Path) -> str:
+    """A name for what belongs to a folder of ledgers and lies elsewhere."""
+    return hashlib.blake2b(str(results.resolve()).encode(), digest_size=8).hexdigest()
 
 
 def _of_policies(line: Line) -> Line:

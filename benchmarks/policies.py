@@ -33,9 +33,8 @@ from benchmarks.environments import evaluation_spec, make_flat
 from benchmarks.episodes import EVALUATION_SEED, episode_returns, evaluation_seeds, summary
 from benchmarks.vectorised import ALGORITHMS
 from benchmarks.vectorised.draws import Run
-from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import read_table
-from benchmarks.vectorised.training import Scores, train_and_evaluate
+from benchmarks.vectorised.training import Course, Scores, train_and_evaluate
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.plots.drawing import legend, new_figure
 
@@ -155,26 +154,27 @@ def train_stack(units: list[dict[str, Any]], arguments: argparse.Namespace) -> T
     variants = {unit["variant"] for unit in units}
     tables = {name: read_table(variant(name, source, arguments), **scalers) for name in variants}
     runs = [Run(tables[unit["variant"]], unit["seed"], arguments.real_fraction) for unit in units]
-    checkpoint = None
-    if arguments.checkpoints is not None:
-        arguments.checkpoints.mkdir(parents=True, exist_ok=True)
-        stacked = json.dumps([units, device_of(arguments)], sort_keys=True)  # devices stack in different ways
-        digest = hashlib.blake2b(stacked.encode(), digest_size=8).hexdigest()
-        checkpoint = arguments.checkpoints / f"{digest}.safetensors"
-    scores, seconds = train_and_evaluate(
-        Stack(runs, ALGORITHMS[arguments.algorithm], batch_size=arguments.batch_size, device=device_of(arguments)),
-        runs[0].table,
+    course = Course(
+        ALGORITHMS[arguments.algorithm],
         evaluation_spec(source),
+        batch_size=arguments.batch_size,
         updates=arguments.updates,
         every=arguments.every,
         episodes=arguments.episodes,
         seed=EVALUATION_SEED,
-        checkpoint=checkpoint,
+        device=device_of(arguments),
     )
-    for unit, of_run in zip(units, scores, strict=True):
-        yield unit, of_run, seconds / len(units)
-    if checkpoint is not None:
-        checkpoint.unlink()
+    kept = None if arguments.checkpoints is None else [checkpoint_of(unit, arguments.checkpoints) for unit in units]
+    for trained in train_and_evaluate(runs, course, checkpoints=kept):
+        yield units[trained.place], trained.scores, trained.seconds
+        if kept is not None:
+            kept[trained.place].unlink()
+
+
+def checkpoint_of(unit: dict[str, Any], folder: Path) -> Path:
+    """Where a unit is kept while it is trained."""
+    digest = hashlib.blake2b(json.dumps(unit, sort_keys=True).encode(), digest_size=8)
+    return folder / f"{digest.hexdigest()}.safetensors"
 
 
 def train_one_by_one(units: list[dict[str, Any]], arguments: argparse.Namespace) -> Trained:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from benchmarks.environments import evaluation_spec, make_flat
 from benchmarks.episodes import EVALUATION_SEED, episode_returns, evaluation_seeds, summary
 from benchmarks.units import Unit
 from benchmarks.vectorised.draws import Run
-from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table, read_table
-from benchmarks.vectorised.training import Scores, train_and_evaluate
+from benchmarks.vectorised.training import Course, Scores, train_and_evaluate
 from gta_datasets.adapters import to_d3rlpy
 
-__all__ = ["Prepared", "train_alone", "train_stack"]
+__all__ = ["Prepared", "checkpoint_of", "train_alone", "train_stack"]
 
 DATA = ("dataset", "share", "experts", "settings", "preset", "num_transitions")
 """What tells the data of units apart."""
@@ -71,10 +69,13 @@ class Prepared:
         }
 
 
-def train_stack(prepared: Sequence[Prepared], device: str, checkpoints: Path) -> list[dict[str, Any]]:
+def train_stack(
+    prepared: Sequence[Prepared], device: str, checkpoints: Path, deadline: float | None
+) -> Iterator[dict[str, Any]]:
     """Several units at once, of one algorithm and kind of task, equal shapes, batches and numbers of updates.
 
-    Seconds are shared equally. A stack of the same units goes on where the last one was interrupted.
+    Each goes on where it was interrupted, also among others. After the deadline they stop at their next checkpoints,
+    which are in the way of nothing and removed by who has written down a unit's line.
     """
     first, known, kind = prepared[0].identity, ALGORITHMS[prepared[0].identity["algorithm"]], prepared[0].unit.task.kind
     tables: dict[str, Table] = {}
@@ -85,22 +86,24 @@ def train_stack(prepared: Sequence[Prepared], device: str, checkpoints: Path) ->
             buffer = to_d3rlpy(each.source)
             tables[key] = read_table(each.data, buffer.observation_scaler(), known.rewards(buffer, kind))
         runs.append(Run(tables[key], each.identity["seed"], each.identity["real_fraction"]))
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    together = hashlib.blake2b(" ".join([device, *(each.unit.id for each in prepared)]).encode(), digest_size=8)
-    checkpoint = checkpoints / f"{together.hexdigest()}.safetensors"
-    scores, seconds = train_and_evaluate(
-        Stack(runs, prepared[0].unit.learner, batch_size=first["batch_size"], device=device),
-        runs[0].table,
+    course = Course(
+        prepared[0].unit.learner,
         evaluation_spec(prepared[0].source),
+        batch_size=first["batch_size"],
         updates=first["updates"],
         every=prepared[0].unit.scale.every,
         episodes=first["episodes"],
         seed=EVALUATION_SEED,
-        checkpoint=checkpoint,
+        device=device,
     )
-    checkpoint.unlink(missing_ok=True)
-    share = seconds / len(runs)
-    return [each.measured(score, share, len(runs), "stack") for each, score in zip(prepared, scores, strict=True)]
+    kept = [checkpoint_of(each.unit, checkpoints) for each in prepared]
+    for place, scores, seconds, together in train_and_evaluate(runs, course, checkpoints=kept, deadline=deadline):
+        yield prepared[place].measured(scores, seconds, together, "stack")
+
+
+def checkpoint_of(unit: Unit, checkpoints: Path) -> Path:
+    """Where a unit is kept while it is trained."""
+    return checkpoints / f"{unit.id}.safetensors"
 
 
 def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:

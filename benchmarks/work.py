@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ import torch
 from filelock import Timeout
 
 from benchmarks import ledger, quality
-from benchmarks.training import Prepared, train_alone, train_stack
-from benchmarks.units import Unit
+from benchmarks.training import Prepared, checkpoint_of, train_alone, train_stack
+from benchmarks.units import Unit, unit_id
 
 __all__ = ["Order", "do", "waiting", "work"]
 
@@ -29,7 +29,7 @@ class Order:
     results: Path
     checkpoints: Path
     failures_allowed: Mapping[str, int]  # by id, when the unit is tried nevertheless
-    deadline: float | None  # of `time.time`; nothing is started that is not expected to end by then
+    deadline: float | None  # of `time.time`; what keeps checkpoints stops then, nothing else is started that would
     stack: int  # runs trained at once
     threads: int
     device: str
@@ -89,22 +89,26 @@ def _is_left(unit: Unit, order: Order, found: ledger.Found) -> bool:
 
 
 def _fits(units: Sequence[Unit], order: Order, found: ledger.Found) -> bool:
-    """Whether there is time, as far as results of the same kind tell."""
-    if order.deadline is None:
+    """Whether there is time, as far as results of the same kind tell; what goes on another day always fits."""
+    if order.deadline is None or units[0].learner is not None:
         return True
     return time.time() + sum(expected_seconds(unit, found) or 0.0 for unit in units) <= order.deadline
 
 
 def expected_seconds(unit: Unit, found: ledger.Found) -> float | None:
-    """From what the same algorithm took per update at this size of batches; None where nothing is known."""
-    identity = unit.identity
+    """From what the same algorithm took per update at this size of batches on a machine with the same GPU, or none.
+
+    None where nothing is known.
+    """
+    identity, gpu = unit.identity, torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    alike = [line for line in found.results.values() if line["machine"]["gpu"] == gpu]
     if unit.algorithm is None:
-        same = [line for line in found.results.values() if line["unit"].get("preset") == identity["preset"]]
+        same = [line for line in alike if line["unit"].get("preset") == identity["preset"]]
         taken = [(line["seconds"]["fit"] or 0) + line["seconds"]["generate"] for line in same if "quality" in line]
         return median(taken) if taken else None
     rates = [
         line["seconds"] / line["unit"]["updates"]
-        for line in found.results.values()
+        for line in alike
         if all(line["unit"].get(name) == identity[name] for name in ("algorithm", "batch_size"))
     ]
     return median(rates) * identity["updates"] if rates else None
@@ -124,7 +128,7 @@ def do(units: Sequence[Unit], order: Order) -> None:
         _attempt([unit], order, lambda unit=unit: prepared.append(Prepared(unit)))
     if prepared:
         ready = [each.unit for each in prepared]
-        _attempt(ready, order, lambda: train_stack(prepared, order.device, order.checkpoints))
+        _attempt(ready, order, lambda: train_stack(prepared, order.device, order.checkpoints, order.deadline))
 
 
 def _judge(unit: Unit) -> dict[str, Any]:
@@ -132,14 +136,20 @@ def _judge(unit: Unit) -> dict[str, Any]:
     return {"unit": unit.identity} | measured
 
 
-def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], list[dict[str, Any]] | None]) -> None:
-    """Write down what the action returns, if anything: a line for every unit; or why it failed."""
+def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], Iterable[dict[str, Any]] | None]) -> None:
+    """Write down what the action yields, if anything: lines of units; or why those failed that it did not get to."""
+    left = {unit.id: unit for unit in units}
     try:
-        lines = action() or []
+        for line in action() or ():
+            unit = left.pop(unit_id(line["unit"]))
+            _write(ledger.ledger_of(unit, order.results), unit, line)
+            checkpoint_of(unit, order.checkpoints).unlink(missing_ok=True)
     except Exception:
-        lines = [{"id": unit.id, "unit": unit.identity, "error": traceback.format_exc()} for unit in units]
-        print(lines[0]["error"], flush=True)
-    for unit, line in zip(units, lines, strict=False):
-        failed = "error" in line  # not for a ledger that others read
-        path = order.results / ledger.RUNS if failed else ledger.ledger_of(unit, order.results)
-        ledger.append(path, "benchmarks.run", line, packages=() if unit.algorithm is None else ("d3rlpy",))
+        error = traceback.format_exc()
+        print(error, flush=True)
+        for unit in left.values():  # not into a ledger that others read
+            _write(order.results / ledger.RUNS, unit, {"id": unit.id, "unit": unit.identity, "error": error})
+
+
+def _write(path: Path, unit: Unit, line: dict[str, Any]) -> None:
+    ledger.append(path, "benchmarks.run", line, packages=() if unit.algorithm is None else ("d3rlpy",))

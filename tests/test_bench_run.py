@@ -18,6 +18,7 @@ from benchmarks.units import Unit
 from benchmarks.vectorised import training as stack_training
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
+from benchmarks.vectorised.tables import Table
 from gta_datasets.errors import DatasetError, MissingExtraError
 from tests.benches import HOPPER, small_hopper, unit_of
 
@@ -89,7 +90,52 @@ def test_a_killed_unit_of_iql_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
     assert begun == [2, 4, 4]
     (whole,), (resumed,) = lines(tmp_path / "whole"), lines(tmp_path / "killed")
     assert resumed["returns"] == whole["returns"]
-    assert not list((tmp_path / "cache" / "benchmarks").iterdir())
+    assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
+
+
+def test_a_unit_goes_on_among_others_and_stops_at_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    start(tmp_path / "whole", *only, "--method", "S4RL")
+    steps: list[tuple[int, int]] = []
+    train = Stack.train
+
+    def note(stack: Stack, updates: int) -> None:
+        train(stack, updates)
+        steps.append((stack.num_runs, stack.updates))
+        time_is_up.append(stack.updates == 2 and len(steps) == 1)
+
+    time_is_up = [False]
+    monkeypatch.setattr(Stack, "train", note)
+    monkeypatch.setattr(stack_training.time, "time", lambda: 1e18 if time_is_up[-1] else 0.0)
+    start(tmp_path / "parts", *only, "--budget", "1h")
+    assert "0 done now, 0 before, 0 failed now, 0 before, 1 left" in capsys.readouterr().out
+    start(tmp_path / "parts", *only, "--method", "S4RL", "--stack", "2", "--budget", "1h")
+    assert steps == [(1, 2), (1, 4), (1, 2), (1, 4)], "those that have come equally far are trained together"
+    whole, parts = ({line["id"]: line["returns"] for line in lines(tmp_path / name)} for name in ("whole", "parts"))
+    assert parts == whole
+    assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    begun: list[int] = []
+
+    def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> Any:
+        begun.append(stack.updates)
+        if begun == [2, 4]:
+            raise KeyboardInterrupt
+        return evaluate(stack, *arguments, **options)
+
+    monkeypatch.setattr(stack_training, "evaluate", killed_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, *only)
+    monkeypatch.setattr(Table, "digest", "of other data")
+    start(tmp_path, *only)
+    assert begun == [2, 4, 2, 4]
 
 
 def test_only_runs_in_one_environment_are_stacked() -> None:
@@ -180,7 +226,7 @@ def test_a_budget_has_a_unit(text: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_nothing_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    only = ["--dataset", HOPPER, "--algorithm", "TD3BC"]
+    only = ["--dataset", HOPPER, "--algorithm", "CQL"]  # which keeps no checkpoints
     assert start(tmp_path, *only, "--method", "None", "--budget", "0s") == 0
     assert "0 done now, 0 before, 0 failed now, 0 before, 1 left" in capsys.readouterr().out
     start(tmp_path, *only, "--method", "None")
@@ -188,8 +234,10 @@ def test_nothing_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / ledger.RUNS).write_text(json.dumps(line | {"seconds": 4_000}) + "\n")
     start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
     assert len(lines(tmp_path)) == 1
-    start(tmp_path, *only, "--method", "S4RL", "--budget", "2h")
-    assert len(lines(tmp_path)) == 2
+    elsewhere = line | {"seconds": 4_000, "machine": line["machine"] | {"gpu": "of another machine"}}
+    (tmp_path / ledger.RUNS).write_text(json.dumps(elsewhere) + "\n")
+    start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
+    assert len(lines(tmp_path)) == 2, "what another kind of machine took says nothing"
 
 
 def test_two_workers_never_do_the_same_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,6 +367,18 @@ def test_other_defaults_make_other_results(tmp_path: Path) -> None:
     (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
     start(tmp_path, *only)
     assert len(lines(tmp_path)) == 1
+
+
+def test_what_failed_once_is_done_again_with_other_defaults(tmp_path: Path) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "S4RL"]
+    start(tmp_path, *only)
+    (line,) = lines(tmp_path)
+    failed = {"id": line["id"], "unit": line["unit"], "error": "out of luck"}
+    stage = next(name for name, fields in line["config"].items() if "noise" in fields)
+    line["config"][stage]["noise"] = 0.5
+    (tmp_path / ledger.RUNS).write_text("".join(json.dumps(each) + "\n" for each in (failed, line)))
+    start(tmp_path, *only)
+    assert len(lines(tmp_path)) == 3
 
 
 @pytest.mark.slow

@@ -96,13 +96,28 @@ def test_a_falling_learning_rate_goes_on_after_an_interruption() -> None:
     whole, first, second = (Stack([run], algorithm, **SMALL) for _ in range(3))
     whole.train(12)
     first.train(7)
-    second.load({name: value.clone() for name, value in first.tensors.items()}, 7)
+    second.load(0, {name: value.clone() for name, value in first.tensors_of(0).items()}, 7)
     second.train(5)
     assert_same_runs(second, whole, 0)
-    before = {name: value.clone() for name, value in whole.tensors.items()}
+    before = {name: value.clone() for name, value in whole.tensors_of(0).items()}
     whole.train(1)
-    assert torch.equal(whole.tensors["0/actor"], before["0/actor"]), "the rate should be down to zero"
-    assert not torch.equal(whole.tensors["0/value"], before["0/value"])
+    assert torch.equal(whole.tensors_of(0)["actor"], before["actor"]), "the rate should be down to zero"
+    assert not torch.equal(whole.tensors_of(0)["value"], before["value"])
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_run_goes_on_in_another_stack(together: bool) -> None:
+    runs = [Run(make_table(), seed) for seed in range(3)]
+    first = Stack(runs, **SMALL, together=together)
+    first.train(7)
+    parts = [{name: value.clone() for name, value in first.tensors_of(place).items()} for place in range(3)]
+    second = Stack([runs[2], runs[0]], **SMALL, together=together)
+    second.load(0, parts[2], 7)
+    second.load(1, parts[0], 7)
+    for stack in (first, second):
+        stack.train(6)
+    assert_same_runs(first, second, 2, 0)
+    assert_same_runs(first, second, 0, 1)
 
 
 def test_first_weights_are_drawn_as_torch_draws_them() -> None:
@@ -206,8 +221,11 @@ def test_what_cannot_be_stacked_is_refused() -> None:
 def test_episodes_in_step_are_those_one_after_the_other() -> None:
     table = dataclasses.replace(make_table(observations=11, actions=3), mean=torch.full((11,), 0.1))
     stack = Stack([Run(table, 0), Run(table, 1)], **SMALL)
-    returns = evaluate(stack, table, [[gymnasium.make("Hopper-v5") for _ in range(3)] for _ in range(2)], seed=5)
+    environments = [gymnasium.make("Hopper-v5") for _ in range(6)]
+    returns = evaluate(stack, table, environments, episodes=3, seed=5)
     assert len(np.unique(returns)) == 6
+    in_turn = evaluate(stack, table, environments[:3], episodes=3, seed=5)
+    np.testing.assert_array_equal(in_turn, returns)
 
     def alone(run: int, number: int) -> float:
         env, total, over = gymnasium.make("Hopper-v5"), 0.0, False
@@ -234,9 +252,9 @@ def test_missing_policies_are_trained_in_one_stack(results: Path, monkeypatch: p
     make_demo_dataset("bench/stacked-v0", episodes=2)
     trained: list[int] = []
 
-    def note(stack: Stack, *arguments: Any, **options: Any) -> Any:
-        trained.append(stack.num_runs)
-        return training.train_and_evaluate(stack, *arguments, **options)
+    def note(runs: Sequence[Run], *arguments: Any, **options: Any) -> Any:
+        trained.append(len(runs))
+        return training.train_and_evaluate(runs, *arguments, **options)
 
     monkeypatch.setattr(policies, "train_and_evaluate", note)
     run_policies(monkeypatch, "--variant", "source", "--seed", "1")
@@ -282,7 +300,7 @@ def test_an_interrupted_stack_ends_as_if_it_had_not_been(
     monkeypatch.setattr(training, "evaluate", killed_at_the_end)
     with pytest.raises(KeyboardInterrupt):
         run_policies(monkeypatch, *asked)
-    assert len(list((tmp_path / "states").iterdir())) == 1
+    assert len(list((tmp_path / "states").iterdir())) == 2
     run_policies(monkeypatch, *asked)
     assert begun == [4, 6, 6]
     assert not list((tmp_path / "states").iterdir())

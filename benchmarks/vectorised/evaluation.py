@@ -1,4 +1,4 @@
-"""Returns of the policies of a stack, all episodes in step."""
+"""Returns of the policies of a stack, many episodes in step."""
 
 from __future__ import annotations
 
@@ -15,22 +15,40 @@ from benchmarks.vectorised.tables import Table
 
 __all__ = ["evaluate"]
 
-Environments = Sequence[Sequence[gymnasium.Env[Any, Any]]]
 
-
-def evaluate(stack: Stack, table: Table, environments: Environments, *, seed: int) -> NDArray[np.float64]:
-    """Return of one episode in every environment, (R, E).
+def evaluate(
+    stack: Stack, table: Table, environments: Sequence[gymnasium.Env[Any, Any]], *, episodes: int, seed: int
+) -> NDArray[np.float64]:
+    """Returns of some episodes of every run, (R, E).
 
     Args:
         stack: the policies.
         table: of any of its runs.
-        environments: E for every run, all of one kind.
+        environments: E for every run that is evaluated at once, all of one kind.
+        episodes: E.
         seed: of the first episode of every run; the next ones have the next seeds.
     """
-    number, episodes = len(environments), len(environments[0])
+    at_once = len(environments) // episodes
+    parts = [range(start, min(start + at_once, stack.num_runs)) for start in range(0, stack.num_runs, at_once)]
+    return np.concatenate([_evaluate(stack, part, table, environments, episodes, seed) for part in parts])
+
+
+def _evaluate(
+    stack: Stack,
+    part: range,
+    table: Table,
+    environments: Sequence[gymnasium.Env[Any, Any]],
+    episodes: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Returns (n, E) of the runs of a part."""
+    number = len(part) * episodes
+    # The policies of the others act too, and nobody looks.
+    seen = np.zeros((stack.num_runs, episodes, table.observation_size), np.float32)
 
     def act(observations: Any) -> NDArray[np.float32]:
-        return stack.act(table.encode(observations).reshape(number, episodes, -1)).reshape(number * episodes, -1)
+        seen[part.start : part.stop] = table.encode(observations).reshape(len(part), episodes, -1)
+        return stack.act(seen)[part.start : part.stop].reshape(number, -1)
 
-    seeds = [seed + episode for _ in range(number) for episode in range(episodes)]
-    return episode_returns(act, [env for of_run in environments for env in of_run], seeds).reshape(number, episodes)
+    seeds = [seed + episode for _ in part for episode in range(episodes)]
+    return episode_returns(act, environments[:number], seeds).reshape(len(part), episodes)

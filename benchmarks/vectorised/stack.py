@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,17 +68,24 @@ class Stack:
         parts = torch.from_numpy(observations).split([len(lane.runs) for lane in self._lanes])
         return torch.cat([lane.act(part) for lane, part in zip(self._lanes, parts, strict=True)]).numpy()
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """All that training goes on from, besides the number of updates."""
-        lanes = enumerate(lane.tensors for lane in self._lanes)
-        return {f"{place}/{name}": value for place, tensors in lanes for name, value in tensors.items()}
+    def tensors_of(self, place: int) -> dict[str, Tensor]:
+        """All that the training of a run goes on from, besides the number of updates; views, not copies."""
+        lane, place = self._lane_of(place)
+        # What has no axis of runs, as the number of an optimiser's steps, is the same for all.
+        return {name: value[place] if value.dim() else value for name, value in lane.tensors.items()}
 
-    def load(self, tensors: dict[str, Tensor], updates: int) -> None:
-        """Go on from the `tensors` of a stack of the same runs on the same kind of device, after that many updates."""
-        for name, value in self.tensors.items():
+    def load(self, place: int, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Let a run go on from its `tensors_of` in any stack on the same kind of device.
+
+        All runs must have come equally far, after `updates` updates, before any of them is trained.
+        """
+        for name, value in self.tensors_of(place).items():
             value.copy_(tensors[name])
         self.updates = updates
+
+    def _lane_of(self, place: int) -> tuple[_Lane, int]:
+        """The lane of a run, and its place there."""
+        return (self._lanes[0], place) if len(self._lanes) == 1 else (self._lanes[place], 0)
 
 
 class _Lane:

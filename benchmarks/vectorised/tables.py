@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import minari
@@ -35,6 +37,14 @@ class Table:
     mean: Tensor  # (O,) of observations, which are standardised in `rows`
     scale: Tensor  # (O,)
     encode: Encode
+
+    @cached_property
+    def digest(self) -> str:
+        """blake2b of all that is learned from."""
+        digest = hashlib.blake2b(str(self.num_real).encode(), digest_size=16)
+        for tensor in (self.rows, self.mean, self.scale):
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()
 
 
 class Batch(NamedTuple):

@@ -1,73 +1,156 @@
-"""Training of a stack with evaluations on the way, which goes on where a killed process left it."""
+"""Training of runs with evaluations on the way; each goes on where a killed or stopped process left it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import gymnasium
+import torch
 from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
 
 from benchmarks.episodes import summary
+from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.evaluation import evaluate
+from benchmarks.vectorised.learner import MakeLearner
 from benchmarks.vectorised.stack import Stack
-from benchmarks.vectorised.tables import Table
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
-__all__ = ["Scores", "train_and_evaluate"]
+__all__ = ["Course", "Scores", "Trained", "train_and_evaluate"]
+
+MOST_ENVIRONMENTS = 100
+"""Runs take turns in so many: a maze takes 12 MB and an eighth of a second to make."""
 
 Scores = dict[int, dict[str, float]]
 """Mean and spread of a policy's returns, by number of updates."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """How runs are trained and evaluated."""
+
+    algorithm: MakeLearner
+    env_spec: EnvSpec
+    batch_size: int
+    updates: int
+    every: int  # updates between two evaluations; there is one at the end in any case
+    episodes: int  # of an evaluation of a run
+    seed: int  # of the first episode of every evaluation
+    device: torch.device | str = "cpu"
+
+    @property
+    def looks(self) -> list[int]:
+        """Updates at which there is an evaluation."""
+        return [*range(self.every, self.updates, self.every), self.updates]
+
+
+class Trained(NamedTuple):
+    """A run that is over."""
+
+    place: int  # among the runs that were given
+    scores: Scores
+    seconds: float  # its share of the time of all that were trained with it
+    together: int  # how many these were at the end
+
+
+@dataclass
+class _Begun:
+    """A run on its way."""
+
+    place: int
+    run: Run
+    path: Path | None
+    updates: int = 0
+    seconds: float = 0.0
+    scores: Scores = field(default_factory=dict)
+    tensors: dict[str, Tensor] | None = None
+    """What it goes on from."""
+
+
 def train_and_evaluate(
-    stack: Stack,
-    table: Table,
-    env_spec: EnvSpec,
-    *,
-    updates: int,
-    every: int,
-    episodes: int,
-    seed: int,
-    checkpoint: Path | None = None,
-) -> tuple[list[Scores], float]:
-    """Scores of every run, and the seconds that all of them took.
+    runs: Sequence[Run], course: Course, *, checkpoints: Sequence[Path] | None = None, deadline: float | None = None
+) -> Iterator[Trained]:
+    """Train runs, those together that have come equally far, and yield those that are over.
 
     Args:
-        stack: new; it goes on from the checkpoint if there is one.
-        table: of any of its runs.
-        env_spec: where the policies act.
-        updates: in total.
-        every: updates between two evaluations; there is one at the end in any case.
-        episodes: of an evaluation of a run.
-        seed: of the first episode of every evaluation.
-        checkpoint: a file written at every evaluation; None keeps nothing.
+        runs: of equal shapes.
+        course: the same for all.
+        checkpoints: a file for every run, written before and after every evaluation; who has kept the results removes
+            it. A file of other data, of another kind of device or of another version of torch is not gone on from.
+        deadline: of `time.time`; after it training stops at the next checkpoint. None: never.
 
     Raises:
-        CacheError: the checkpoint is damaged or cannot be written.
+        CacheError: a checkpoint is damaged or cannot be written.
     """
-    scores, spent = _resume(stack, checkpoint)
-    started = time.perf_counter() - spent
-    environments = [[gymnasium.make(env_spec) for _ in range(episodes)] for _ in range(stack.num_runs)]
-    for target in [*range(every, updates, every), updates]:
-        if target <= stack.updates:
-            continue
-        stack.train(target - stack.updates)
-        for of_run, returns in zip(scores, evaluate(stack, table, environments, seed=seed), strict=True):
-            of_run[target] = summary(returns)
-        if checkpoint is not None:
-            record = {"updates": target, "scores": scores, "seconds": time.perf_counter() - started}
-            save_checkpoint(checkpoint, Checkpoint(stack.tensors, record))
-    for env in (env for of_run in environments for env in of_run):
+    paths: Sequence[Path | None] = [None] * len(runs) if checkpoints is None else checkpoints
+    begun = [_begin(place, run, path, course) for place, (run, path) in enumerate(zip(runs, paths, strict=True))]
+    begun.sort(key=lambda each: -each.updates)
+    at_once = min(len(runs), max(1, MOST_ENVIRONMENTS // course.episodes))
+    environments = [gymnasium.make(course.env_spec) for _ in range(at_once * course.episodes)]
+    for _, group in groupby(begun, key=lambda each: each.updates):
+        yield from _Team(list(group), course).train(environments, deadline)
+    for env in environments:
         env.close()
-    return scores, time.perf_counter() - started
 
 
-def _resume(stack: Stack, checkpoint: Path | None) -> tuple[list[Scores], float]:
-    """Scores and seconds so far."""
-    found = None if checkpoint is None else load_checkpoint(checkpoint)
-    if found is None:
-        return [{} for _ in range(stack.num_runs)], 0.0
-    stack.load(found.tensors, found.record["updates"])
-    scores = [{int(number): score for number, score in of_run.items()} for of_run in found.record["scores"]]
-    return scores, found.record["seconds"]
+def _begin(place: int, run: Run, path: Path | None, course: Course) -> _Begun:
+    found = None if path is None else load_checkpoint(path)
+    if found is None or found.record.get("of") != _made_of(run, course):
+        return _Begun(place, run, path)
+    scores = {int(number): score for number, score in found.record["scores"].items()}
+    return _Begun(place, run, path, found.record["updates"], found.record["seconds"], scores, found.tensors)
+
+
+def _made_of(run: Run, course: Course) -> dict[str, Any]:
+    """What a run must have in common with its checkpoint, besides what names the file."""
+    return {"data": run.table.digest, "device": torch.device(course.device).type, "torch": torch.__version__}
+
+
+class _Team:
+    """Runs that are trained together."""
+
+    def __init__(self, begun: Sequence[_Begun], course: Course) -> None:
+        self._begun, self._course = begun, course
+        runs = [each.run for each in begun]
+        self.stack = Stack(runs, course.algorithm, batch_size=course.batch_size, device=course.device)
+        for place, each in enumerate(begun):
+            if each.tensors is not None:
+                self.stack.load(place, each.tensors, each.updates)
+        self._started = time.perf_counter()
+
+    def train(self, environments: Sequence[gymnasium.Env[Any, Any]], deadline: float | None) -> Iterator[Trained]:
+        """Train and evaluate to the end, or to the first checkpoint after the deadline."""
+        for look in self._course.looks:
+            if look > self.stack.updates:
+                self.stack.train(look - self.stack.updates)
+                self._keep()  # an evaluation may take longer than the time that is left
+            if any(look not in each.scores for each in self._begun):
+                self._evaluate(look, environments)
+                self._keep()
+            if deadline is not None and time.time() >= deadline and look < self._course.updates:
+                return
+        for each in self._begun:
+            yield Trained(each.place, each.scores, each.seconds, len(self._begun))
+
+    def _evaluate(self, look: int, environments: Sequence[gymnasium.Env[Any, Any]]) -> None:
+        course = self._course
+        table = self._begun[0].run.table
+        found = evaluate(self.stack, table, environments, episodes=course.episodes, seed=course.seed)
+        for each, returns in zip(self._begun, found, strict=True):
+            each.scores[look] = summary(returns)
+
+    def _keep(self) -> None:
+        """Write all checkpoints; the time since the last ones is shared."""
+        now = time.perf_counter()
+        share, self._started = (now - self._started) / len(self._begun), now
+        for place, each in enumerate(self._begun):
+            each.updates, each.seconds = self.stack.updates, each.seconds + share
+            if each.path is not None:
+                record = {name: getattr(each, name) for name in ("updates", "scores", "seconds")}
+                record["of"] = _made_of(each.run, self._course)
+                save_checkpoint(each.path, Checkpoint(self.stack.tensors_of(place), record), make_folder=True)
