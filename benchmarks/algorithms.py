@@ -1,11 +1,13 @@
 """The algorithms of the tables with CORL's hyper-parameters, by d3rlpy.
 
-The values are those of CORL (https://github.com/tinkoff-ai/CORL, revision 6afec90, `algorithms/offline/*.py` and
-`configs/offline`), which the GTA paper builds on. Where d3rlpy's default is the same value it is not repeated here.
-Known differences: CORL initialises CQL's networks orthogonally, which d3rlpy does not offer, and scales rewards of some
-locomotion datasets only, where here IQL scales those of all, as the GTA paper does. MCQ is neither in CORL nor in
-d3rlpy: `benchmarks.mcq` is ours, with its authors' sizes and rates, and one weight for all datasets, that of their
-example (0.9), where their paper chose one for each.
+The values are those of CORL (https://github.com/tinkoff-ai/CORL, revision 6afec90, `algorithms/offline/*.py`), which
+the GTA paper builds on. Where d3rlpy's default is the same value it is not repeated here. Known differences: CORL's
+`configs/offline` change some by dataset (IQL for hopper; Decision Transformer has batches of 4,096 windows and a
+learning rate of 8e-4), where here, as in GTA's copy of it, all have the values of the algorithm's file. CORL
+initialises CQL's networks orthogonally, which d3rlpy does not offer, its targets are of a drawn action, where d3rlpy
+takes the policy's mean, and it scales rewards of some locomotion datasets only, where here IQL scales those of all, as
+the GTA paper does. MCQ is neither in CORL nor in d3rlpy: `benchmarks.mcq` is ours, with its authors' sizes and rates,
+and one weight for all datasets, that of their example (0.9), where their paper chose one for each.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ class Algorithm:
 
     config: Callable[[Any, str, int], Any]
     """d3rlpy's, of the source's buffer, the kind of task and the number of updates; without batches and scalers."""
-    batch_size: int | None = None  # its own, whatever the scale says
     is_transformer: bool = False
     rewards: Callable[[Any, str], Any] = lambda _source, _kind: None
     """d3rlpy's scaler of rewards, of the source's buffer and the kind of task; None leaves them as they are."""
@@ -134,5 +135,5 @@ ALGORITHMS = {
     "IQL": Algorithm(_iql, rewards=_iql_rewards, learner=_iql_learner),
     "CQL": Algorithm(_cql),
     "MCQ": Algorithm(_mcq),
-    "DT": Algorithm(_decision_transformer, batch_size=64, is_transformer=True, rewards=_in_thousands),
+    "DT": Algorithm(_decision_transformer, is_transformer=True, rewards=_in_thousands),
 }

@@ -19,6 +19,7 @@ class Scale:
     name: str
     updates: int
     transformer_updates: int  # of Decision Transformer
+    transformer_batch_size: int  # windows
     every: int  # updates between two evaluations
     batch_size: int
     seeds: int
@@ -34,14 +35,27 @@ class Scale:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("smoke", 4, 4, 2, 8, 1, 1, "smoke", 50, False, "smoke", 50, 50),
-        Scale("cpu", 300_000, 10_000, 30_000, 256, 3, 10, "cpu", 200_000, False, "demo", 20_000, 16_384),
-        Scale("gpu", 1_000_000, 100_000, 50_000, 256, 5, 10, "fast", 1_000_000, False, "fast", 1_000_000, 100_000),
+        Scale("smoke", 4, 4, 64, 2, 8, 1, 1, "smoke", 50, False, "smoke", 50, 50),
+        Scale("cpu", 300_000, 10_000, 64, 30_000, 256, 3, 10, "cpu", 200_000, False, "demo", 20_000, 16_384),
+        Scale("gpu", 1_000_000, 100_000, 64, 50_000, 256, 5, 10, "fast", 1_000_000, False, "fast", 1_000_000, 100_000),
         Scale(
-            "paper", 1_000_000, 100_000, 50_000, 1_024, 8, 10, "paper", 5_000_000, True, "paper", 5_000_000, 1_000_000
+            "paper",
+            1_000_000,
+            100_000,
+            1_024,
+            50_000,
+            1_024,
+            8,
+            10,
+            "paper",
+            5_000_000,
+            True,
+            "paper",
+            5_000_000,
+            1_000_000,
         ),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

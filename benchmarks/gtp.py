@@ -25,7 +25,7 @@ import minari
 import numpy as np
 
 import gta_datasets
-from benchmarks import ledger, record
+from benchmarks import record
 from benchmarks.adapters import import_d3rlpy
 from benchmarks.environments import make_flat
 from benchmarks.episodes import Act, episode_returns, evaluation_seeds, summary
@@ -59,9 +59,9 @@ def main() -> None:
     """Train the policies that are missing and add their lines."""
     arguments = parse()
     path = record.RESULTS / LEDGER
-    done = [line["unit"] for line in ledger.read(path)[0]]
+    done = [line["unit"] for line in record.read_lines(path)]
     if arguments.show:
-        show(ledger.read(path)[0], arguments.dataset, arguments.updates)
+        show(record.read_lines(path), arguments.dataset, arguments.updates)
         return
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     for variant in arguments.variant or VARIANTS:
@@ -71,7 +71,7 @@ def main() -> None:
                 print(f"{variant}, seed {seed}: done already")
                 continue
             measured = {"unit": unit} | run(unit)
-            ledger.append(path, "benchmarks.gtp", measured, packages=("d3rlpy",))
+            record.append_line(path, "benchmarks.gtp", measured, packages=("d3rlpy",))
             print(json.dumps(measured), flush=True)
 
 

@@ -19,6 +19,10 @@ __all__ = ["Way", "picture", "table", "ways"]
 COLUMNS = ("policy", "noise", "K", "runs", "return", "least run", "ms per action")
 
 
+USUAL = {"eta": 1.0, "action_samples": 1, "batch_size": 256, "preset": "cpu", "num_transitions": 200_000}
+"""Settings that are not named where they are these."""
+
+
 class Way(NamedTuple):
     """How actions are made; what the runs of all seeds say of it."""
 
@@ -37,12 +41,14 @@ class Way(NamedTuple):
 
 def ways(lines: Iterable[Mapping[str, Any]], dataset: str, updates: int) -> list[Way]:
     """All ways to act that were measured on a dataset after so many updates, runs of one kind together."""
-    found: dict[tuple[str, float | None, int | None], list[Mapping[str, float]]] = {}
+    by_way: dict[tuple[str, float | None, int | None], dict[int, Mapping[str, float]]] = {}
     for line in lines:
         unit = line["unit"]
         if (unit["dataset"], unit["updates"]) == (dataset, updates):
             for one in line["evaluations"]:
-                found.setdefault((_policy(unit), one.get("temperature"), one.get("steps")), []).append(one)
+                way = _policy(unit), one.get("temperature"), one.get("steps")
+                by_way.setdefault(way, {})[unit["seed"]] = one  # a seed counts once
+    found = {way: list(by_seed.values()) for way, by_seed in by_way.items()}
     return [
         Way(
             *key,
@@ -97,4 +103,7 @@ def _policy(unit: Mapping[str, Any]) -> str:
     name = unit["variant"].upper()
     if unit["data"] != "source":
         name += f" on {unit['data'].upper()} data"
-    return name if unit["score_targets"] or unit["variant"] == "bc" else f"{name}, solver's targets"
+    if unit["variant"] != "bc" and not unit["score_targets"]:
+        name += ", solver's targets"
+    others = [f"{setting} {unit[setting]}" for setting, usual in USUAL.items() if unit.get(setting, usual) != usual]
+    return ", ".join([name, *others])

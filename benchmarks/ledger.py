@@ -1,40 +1,21 @@
-"""Ledgers of results: one JSON line per unit, written by any number of processes, read in spite of damage.
+"""Ledgers of the tables: one JSON line per unit, from whichever command.
 
 A line is {"unit": its identity, "returns": {updates: {"mean", "std"}}, ...} or {"unit": ..., "error": traceback}.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from filelock import FileLock
+from typing import NamedTuple
 
 from benchmarks import policies, record
 from benchmarks.units import Unit, unit_id
 
-__all__ = [
-    "JUDGED",
-    "POLICIES",
-    "RUNS",
-    "Found",
-    "append",
-    "digest_of",
-    "extend",
-    "ledger_of",
-    "lock_of",
-    "read",
-    "read_all",
-]
+__all__ = ["JUDGED", "POLICIES", "RUNS", "Found", "extend", "ledger_of", "read_all"]
 
 RUNS, JUDGED, POLICIES = "runs.jsonl", "quality.jsonl", "policies.jsonl"
 
-Line = dict[str, Any]
+Line = record.Line
 
 
 class Found(NamedTuple):
@@ -50,34 +31,17 @@ def ledger_of(unit: Unit, results: Path) -> Path:
     return results / (JUDGED if unit.algorithm is None else RUNS)
 
 
-def append(ledger: Path, module: str, measured: Mapping[str, Any], *, packages: Sequence[str] = ()) -> None:
-    """Add a line; one that another process left unfinished stays a line of its own."""
-    with _ready(ledger):
-        record.append_line(ledger, module, measured, packages=packages)
-
-
 def extend(ledger: Path, lines: str) -> None:
     """Add lines that were written elsewhere."""
-    with _ready(ledger), ledger.open("a") as file:
+    with record.ready(ledger), ledger.open("a") as file:
         file.write(lines)
-
-
-@contextmanager
-def _ready(ledger: Path) -> Iterator[None]:
-    """Nobody else writes, and the last line is at its end."""
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(ledger, "append"):
-        if ledger.exists() and not ledger.read_bytes().endswith(b"\n") and ledger.stat().st_size:
-            with ledger.open("a") as file:
-                file.write("\n")
-        yield
 
 
 def read_all(results: Path) -> Found:
     """What was measured so far, by whichever command."""
     found = Found({}, {}, [])
     for name in (POLICIES, JUDGED, RUNS):
-        lines, problems = read(results / name)
+        lines, problems = record.read(results / name)
         found.problems.extend(problems)
         for line in map(_of_policies, lines) if name == POLICIES else lines:
             key = unit_id(line["unit"])
@@ -87,33 +51,6 @@ def read_all(results: Path) -> Found:
                 found.results[key] = line
                 found.failures.pop(key, None)  # it was tried again
     return found
-
-
-def read(ledger: Path) -> tuple[list[Line], list[str]]:
-    """The sound lines, and a sentence about every other."""
-    lines, problems = [], []
-    for number, text in enumerate(ledger.read_text().splitlines() if ledger.exists() else [], start=1):
-        try:
-            line = json.loads(text)
-            if not isinstance(line["unit"], dict) or not {"dataset", "seed"} <= line["unit"].keys():
-                raise KeyError("unit")
-        except (ValueError, KeyError, TypeError) as error:
-            problems.append(f"{ledger}, line {number} is no result ({type(error).__name__}: {error}); it is left out")
-        else:
-            lines.append(line)
-    return lines, problems
-
-
-def lock_of(ledger: Path, name: str) -> FileLock:
-    """A lock that all processes of this machine share which write to the ledger's folder."""
-    locks = Path(tempfile.gettempdir()) / f"gta-benchmarks-{digest_of(ledger.parent)}"
-    locks.mkdir(exist_ok=True)
-    return FileLock(locks / f"{name}.lock")
-
-
-def digest_of(results: Path) -> str:
-    """A name for what belongs to a folder of ledgers and lies elsewhere."""
-    return hashlib.blake2b(str(results.resolve()).encode(), digest_size=8).hexdigest()
 
 
 def _of_policies(line: Line) -> Line:

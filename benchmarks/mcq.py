@@ -3,7 +3,7 @@
 Soft actor-critic whose critics also learn what the policy's own actions are worth: the best of the actions
 that a model of the data's behaviour draws in the same state. Follows the paper's algorithm 1; like the authors' code,
 it draws as many actions of the policy as of the model, both in the states of a batch and in those that follow them. As
-in the paper's equation, and unlike in that code, values below the pseudo target are drawn up to it as well.
+in the paper's equation, and as in that code for some tasks only, values below the pseudo target are drawn up to it too.
 """
 
 from __future__ import annotations

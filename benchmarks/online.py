@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks import ledger, record
+from benchmarks import record
 from benchmarks.episodes import episode_returns, evaluation_seeds, summary
 from benchmarks.online_table import picture, table
 from benchmarks.online_tasks import REWARDS, SHIFTS, make_env, offline_part
@@ -72,16 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     path, settings = options.results / "online.jsonl", {name: getattr(options, name) for name in SETTINGS}
     if options.show is not None:
-        show(ledger.read(path)[0], settings, options.variant or VARIANTS, options.show, options.results)
+        show(record.read_lines(path), settings, options.variant or VARIANTS, options.show, options.results)
         return
     for variant in options.variant or VARIANTS:
         for seed in options.seed or [0]:
             unit = settings | {"variant": variant, "seed": seed}
-            if unit in [line["unit"] for line in ledger.read(path)[0]]:
+            if unit in [line["unit"] for line in record.read_lines(path)]:
                 print(f"{variant}, seed {seed}: done already")
                 continue
             measured = {"unit": unit, **run(unit, options.device)}
-            ledger.append(path, "benchmarks.online", measured, packages=("stable-baselines3",))
+            record.append_line(path, "benchmarks.online", measured, packages=("stable-baselines3",))
             print(json.dumps(measured), flush=True)
 
 

@@ -36,6 +36,7 @@ from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.tables import read_table
 from benchmarks.vectorised.training import Course, Scores, train_and_evaluate
 from gta_datasets.adapters import to_d3rlpy
+from gta_datasets.augment import configuration
 from gta_datasets.plots.drawing import legend, new_figure
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def main() -> None:
         print("done already")
         return
     for unit, scores, seconds in ENGINES[arguments.engine](missing, arguments):
-        measured = {"unit": unit, "returns": scores, "seconds": round(seconds)}
+        measured = {"unit": unit, "returns": scores, "seconds": round(seconds), "config": config_of(unit)}
         record.append_line(ledger, "benchmarks.policies", measured, packages=("d3rlpy",))
         print(json.dumps(measured), flush=True)
 
@@ -217,6 +218,12 @@ def variant(name: str, source: minari.MinariDataset, arguments: argparse.Namespa
     if settings is None:
         return source
     return gta_datasets.augment(source, preset=arguments.preset, num_transitions=arguments.num_transitions, **settings)
+
+
+def config_of(unit: Line) -> Line | None:
+    """All settings of the data that are generated, if any are."""
+    settings = VARIANTS[unit["variant"]]
+    return None if settings is None else configuration("gta", unit["preset"], None, "cpu", settings).to_dict()
 
 
 def fitted_scalers(source: minari.MinariDataset, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""One JSON file per measurement, with all that is needed to judge and repeat it."""
+"""A JSON file per measurement, or a line in a ledger of many, with all that is needed to judge and repeat it."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -9,15 +10,30 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
-__all__ = ["RESULTS", "append_line", "of_settings", "read_lines", "write_record"]
+__all__ = [
+    "RESULTS",
+    "Line",
+    "append_line",
+    "digest_of",
+    "lock_of",
+    "of_settings",
+    "read",
+    "read_lines",
+    "ready",
+    "write_record",
+]
 
 RESULTS = Path(__file__).parent / "results"
+Line = dict[str, Any]
 PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
 
 
@@ -33,15 +49,59 @@ def write_record(name: str, module: str, measured: Mapping[str, Any], *, package
 
 
 def append_line(ledger: Path, module: str, measured: Mapping[str, Any], *, packages: Sequence[str] = ()) -> None:
-    """Add `measured` as a line of JSON to a ledger, beside the same circumstances."""
+    """Add `measured` as a line of JSON to a ledger, beside the same circumstances; any number of processes may.
+
+    A line that another process left unfinished stays a line of its own.
+    """
+    text = json.dumps(dict(measured) | _circumstances(module, packages)) + "\n"
+    with ready(ledger), ledger.open("a") as file:
+        file.write(text)
+
+
+def read_lines(ledger: Path) -> list[Line]:
+    """The sound lines of a ledger; none where there is no file. What is wrong with others is printed."""
+    lines, problems = read(ledger)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return lines
+
+
+def read(ledger: Path) -> tuple[list[Line], list[str]]:
+    """The sound lines, and a sentence about every other."""
+    lines, problems = [], []
+    for number, text in enumerate(ledger.read_text().splitlines() if ledger.exists() else [], start=1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line["unit"], dict) or not {"dataset", "seed"} <= line["unit"].keys():
+                raise KeyError("unit")
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(f"{ledger}, line {number} is no result ({type(error).__name__}: {error}); it is left out")
+        else:
+            lines.append(line)
+    return lines, problems
+
+
+@contextmanager
+def ready(ledger: Path) -> Iterator[None]:
+    """Nobody else writes, and the last line is at its end."""
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    with ledger.open("a") as file:
-        file.write(json.dumps(dict(measured) | _circumstances(module, packages)) + "\n")
+    with lock_of(ledger, "append"):
+        if ledger.exists() and not ledger.read_bytes().endswith(b"\n") and ledger.stat().st_size:
+            with ledger.open("a") as file:
+                file.write("\n")
+        yield
 
 
-def read_lines(ledger: Path) -> list[dict[str, Any]]:
-    """The lines of a ledger; none where there is no file."""
-    return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+def lock_of(ledger: Path, name: str) -> FileLock:
+    """A lock that all processes of this machine share which write to the ledger's folder."""
+    locks = Path(tempfile.gettempdir()) / f"gta-benchmarks-{digest_of(ledger.parent)}"
+    locks.mkdir(exist_ok=True)
+    return FileLock(locks / f"{name}.lock")
+
+
+def digest_of(results: Path) -> str:
+    """A name for what belongs to a folder of ledgers and lies elsewhere."""
+    return hashlib.blake2b(str(results.resolve()).encode(), digest_size=8).hexdigest()
 
 
 def of_settings(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -158,10 +158,13 @@ def mixtures(lines: Sequence[Line]) -> list[str]:
     for line in lines:
         facts = {name: line["versions"].get(name) for name in VERSIONS}
         facts |= {name: line.get(name) for name in ("trainer", "environment")}
+        facts["machine"] = line.get("machine", {}).get("gpu") or "no GPU"
         if line.get("source") != line["unit"]["dataset"]:
             facts["data of another name"] = line.get("source")
         if "transitions" in line:
-            facts[f"transitions of {line['unit']['dataset']}"] = line["transitions"]["source"]
+            share = line["unit"].get("share", 1.0)
+            of = line["unit"]["dataset"] if share == 1 else f"{share:.0%} of {line['unit']['dataset']}"
+            facts[f"transitions of {of}"] = line["transitions"]["source"]
         for name, value in facts.items():
             if value is not None:
                 seen.setdefault(name, Counter())[str(value)] += 1

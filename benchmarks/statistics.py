@@ -13,6 +13,8 @@ __all__ = ["Summary", "share_above", "spread", "summarise", "welch"]
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+FEWEST = 5
+"""Runs for an interval: that of three covers the truth in three of four cases only."""
 
 
 class Summary(NamedTuple):
@@ -22,7 +24,7 @@ class Summary(NamedTuple):
     std: float | None  # between seeds, of the mean over datasets; None for a single seed
     count: int  # seeds, or runs where there are several datasets
     iqm: float  # mean of the middle half of all runs
-    interval: tuple[float, float] | None  # of the interquartile mean; None where a dataset has a single seed
+    interval: tuple[float, float] | None  # of the interquartile mean; None where there are too few
 
 
 def summarise(samples: Sequence[Sequence[float]]) -> Summary:
@@ -34,7 +36,7 @@ def summarise(samples: Sequence[Sequence[float]]) -> Summary:
     arrays = [np.asarray(sample, np.float64) for sample in samples]
     together = np.concatenate(arrays)
     interval = None
-    if min(map(len, arrays)) > 1:
+    if min(map(len, arrays)) > 1 and len(together) >= FEWEST:
         drawn = stats.bootstrap(
             arrays,
             _interquartile_mean,

@@ -24,9 +24,10 @@ __all__ = ["main"]
 
 HOW = (
     "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert). Mean and standard "
-    "deviation over seeds; IQM is the mean of the middle half of the runs, with a 95 % bootstrap interval that draws "
-    "seeds within datasets; p is of Welch's two-sided test. 'paper' is the GTA paper's number on D4RL's dataset of the "
-    "same name."
+    "deviation over seeds of the policy; what they learn from is generated once. IQM is the mean of the middle half of "
+    "five runs or more, with a 95 % bootstrap interval that draws seeds within datasets; p is of Welch's two-sided "
+    "test, and says nothing of how data differ that are generated anew. 'paper' is the GTA paper's number on D4RL's "
+    "dataset of the same name."
 )
 
 

@@ -54,7 +54,9 @@ class Unit:
             "real_fraction": method.real_fraction,
             "algorithm": self.algorithm,
             "updates": scale.transformer_updates if algorithm.is_transformer else scale.updates,
-            "batch_size": algorithm.batch_size or method.batch_size or scale.batch_size,
+            "batch_size": (
+                scale.transformer_batch_size if algorithm.is_transformer else method.batch_size or scale.batch_size
+            ),
             "episodes": scale.episodes * self.task.episode_factor,
             "seed": self.seed,
         }
@@ -71,15 +73,22 @@ class Unit:
         """
         if line is None:
             return False
-        if self.settings is None:
+        today, then = self.config, line.get("config")
+        if today is None:
             return True
-        preset = self.scale.quality_preset if self.algorithm is None else self.scale.preset
-        today, then = _resolved(preset, **self.settings), line.get("config") or {}
-        return all(
+        return then is not None and all(
             value == then.get(stage, {}).get(name, value)
             for stage, values in today.items()
             for name, value in values.items()
         )
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """All settings of the data by what defaults are today; None where there is only the source."""
+        if self.settings is None:
+            return None
+        preset = self.scale.quality_preset if self.algorithm is None else self.scale.preset
+        return _resolved(preset, **self.settings)
 
     @property
     def learner(self) -> MakeLearner | None:

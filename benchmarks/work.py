@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from filelock import Timeout
 
-from benchmarks import ledger, quality
+from benchmarks import ledger, quality, record
 from benchmarks.training import Prepared, checkpoint_of, train_alone, train_stack
 from benchmarks.units import Unit, unit_id
 
@@ -77,7 +77,7 @@ def jobs(units: Sequence[Unit], stack: int) -> Iterator[list[Unit]]:
 def _take(unit: Unit, order: Order, held: ExitStack) -> bool:
     """Whether nobody else is at the unit; then it is ours until `held` ends."""
     try:
-        held.enter_context(ledger.lock_of(ledger.ledger_of(unit, order.results), unit.id).acquire(blocking=False))
+        held.enter_context(record.lock_of(ledger.ledger_of(unit, order.results), unit.id).acquire(blocking=False))
     except Timeout:
         return False
     return True
@@ -152,4 +152,4 @@ def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], Iterable[
 
 
 def _write(path: Path, unit: Unit, line: dict[str, Any]) -> None:
-    ledger.append(path, "benchmarks.run", line, packages=() if unit.algorithm is None else ("d3rlpy",))
+    record.append_line(path, "benchmarks.run", line, packages=() if unit.algorithm is None else ("d3rlpy",))

@@ -53,7 +53,7 @@ def test_every_variant_is_evaluated_once_at_every_k(
     run("gtp", monkeypatch, "--dataset", "gtp/cheetah-v0", "--updates", "2", "--show")
     table = capsys.readouterr().out
     assert len(table.splitlines()) == 2 + 4 + 4 + 1 + 1
-    assert table.count("| GTP, solver's targets | 0 | 4 | 1 |") == 1
+    assert table.count("| GTP, solver's targets, batch_size 8 | 0 | 4 | 1 |") == 1
     assert (results / "gtp-gtp-cheetah-v0.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -64,7 +64,10 @@ def test_runs_of_all_seeds_are_put_together() -> None:
         return {"unit": unit | changed, "evaluations": [one, {**one, "steps": 10, "mean": 7.0}]}
 
     others = [line(0, 50.0, data="gta"), line(0, 60.0, score_targets=False)]
-    found = ways([line(0, 1.0), line(1, 3.0), *others, line(0, 9.0, updates=8), line(0, 9.0, dataset="e")], "d", 9)
+    assert [way.label for way in ways([line(0, 1.0, eta=5.0)], "d", 9)] == ["GTP, eta 5.0, noise 1"] * 2
+    found = ways(
+        [line(0, 1.0), line(1, 9.0), line(1, 3.0), *others, line(0, 9.0, updates=8), line(0, 9.0, dataset="e")], "d", 9
+    )
     assert [(way.label, way.steps, way.returns) for way in found] == [
         ("GTP, noise 1", 5, (1.0, 3.0)),
         ("GTP, noise 1", 10, (7.0, 7.0)),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import datasets, ledger, quality, record, run, smoke, work
+from benchmarks import datasets, ledger, policies, quality, record, run, smoke, work
 from benchmarks.tasks import ANTMAZE
 from benchmarks.training import Prepared
 from benchmarks.units import Unit
@@ -212,8 +212,8 @@ def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.Cap
     assert f"{path}, line 1 is no result" in shown.err
     assert f"{path}, line 3 is no result" in shown.err
     assert "0 done now, 1 before" in shown.out
-    ledger.append(path, "benchmarks.run", json.loads(sound))
-    found, problems = ledger.read(path)
+    record.append_line(path, "benchmarks.run", json.loads(sound))
+    found, problems = record.read(path)
     assert len(found) == len(problems) == 2
 
 
@@ -242,7 +242,7 @@ def test_nothing_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.Cap
 
 def test_two_workers_never_do_the_same_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
-    with ledger.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id):
+    with record.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id):
         start(tmp_path, *only)
     assert "0 done now" in capsys.readouterr().out
     start(tmp_path, *only)
@@ -312,7 +312,7 @@ def test_a_worker_of_a_cluster_that_dies_leaves_its_unit_to_do(
     assert "a worker ended with RuntimeError: out of memory; its unit is still to do" in shown.err
     assert [line["unit"]["settings"] for line in lines(tmp_path)] == [{"method": "s4rl"}, {"method": "synther"}]
     assert ray.most == 2
-    with ledger.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id).acquire(blocking=False):
+    with record.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id).acquire(blocking=False):
         pass  # it is free again
 
 
@@ -325,7 +325,7 @@ def test_units_on_a_cluster(
     only = ["--dataset", HOPPER, "--algorithm", "TD3BC", *itertools.chain(*(("--method", name) for name in methods))]
     start(tmp_path / "here", *only)
     monkeypatch.setattr(sys, "argv", ["run", "--backend", "ray"])
-    with ledger.lock_of(tmp_path / "there" / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id):
+    with record.lock_of(tmp_path / "there" / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id):
         start(tmp_path / "there", *only, "--workers", "2", "--backend", "ray")
     assert [line["unit"]["settings"] for line in lines(tmp_path / "there")] == [{"method": "s4rl"}]
     start(tmp_path / "there", *only, "--workers", "2", "--backend", "ray")
@@ -341,12 +341,20 @@ def test_a_run_of_the_policies_benchmark_counts(tmp_path: Path, capsys: pytest.C
         "updates": 300_000, "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "gta", "seed": 0,
     }  # fmt: skip
     returns = {"300000": {"mean": 3_000.0, "std": 1.0}}
-    both = [{"unit": unit | {"variant": variant}, "returns": returns} for variant in ("source", "gta")]
+    both = [
+        {"unit": unit | {"variant": variant}, "returns": returns, "config": policies.config_of(unit)}
+        for variant in ("source", "gta")
+    ]
     (tmp_path / ledger.POLICIES).write_text("".join(json.dumps(line) + "\n" for line in both))
     start_list = ["--table", "1-gym", "--list", "--algorithm", "TD3BC", "--results", str(tmp_path)]
     run.main(start_list)
     done = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
     assert [line.rpartition(", ")[2] for line in done] == ["None", "GTA"]
+    old = "".join(json.dumps({**line, "config": None}) + "\n" for line in both)
+    (tmp_path / ledger.POLICIES).write_text(old)
+    run.main(start_list)
+    done = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
+    assert [line.rpartition(", ")[2] for line in done] == ["None"], "nobody knows how its data were made"
     # Its IQL is neither TD3+BC nor the IQL of the tables.
     (tmp_path / ledger.POLICIES).write_text(json.dumps(both[0] | {"unit": both[0]["unit"] | {"algorithm": "iql"}}))
     for algorithm in ("TD3BC", "IQL"):
