@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from benchmarks.units import Unit
 from benchmarks.work import Order, do, waiting
 from gta_datasets.errors import requires_extra
 
-__all__ = ["require_ray", "work_by_ray"]
+__all__ = ["connected", "require_ray", "work_by_ray"]
 
 
 def require_ray() -> Any:
@@ -31,12 +31,28 @@ def require_ray() -> Any:
     return ray
 
 
-def work_by_ray(order: Order, workers: int) -> None:
-    """Do the units that are left, some at a time, on the cluster this process is connected to, or on a local one."""
+@contextmanager
+def connected(workers: int) -> Iterator[tuple[bool, int]]:
+    """The cluster that this process is connected to, or a local one until the end.
+
+    Yields whether there are GPUs, and the cores that each of some workers can have on one machine.
+    """
     ray = require_ray()
     own = not ray.is_initialized()
     if own:
         ray.init(include_dashboard=False)
+    try:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = [int(machine.get("CPU", 0)) for machine in machines]
+        yield any(machine.get("GPU", 0) >= 1 for machine in machines), min(max(cores), sum(cores) // workers)
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def work_by_ray(order: Order, workers: int) -> None:
+    """Do the units that are left, some at a time."""
+    ray = require_ray()
     needs = {"num_cpus": order.threads, "num_gpus": 1 if order.device.startswith("cuda") else 0}
     remote = ray.remote(**needs, scheduling_strategy="SPREAD")(_apart)
     running: dict[Any, ExitStack] = {}
@@ -50,8 +66,6 @@ def work_by_ray(order: Order, workers: int) -> None:
     finally:
         for task in running:  # nobody would write down what comes out
             ray.cancel(task)
-        if own:
-            ray.shutdown()
 
 
 def _collect(running: dict[Any, ExitStack], order: Order) -> None:

@@ -18,13 +18,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks import ledger, record
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.cluster import require_ray, work_by_ray
+from benchmarks.cluster import connected, require_ray, work_by_ray
 from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment
 from benchmarks.units import Unit, units_of
 from benchmarks.work import Order, work
@@ -53,22 +54,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     possible = [unit for unit in units if unit.obstacle is None]
     for obstacle, count in Counter(unit.obstacle for unit in units if unit.obstacle is not None).items():
         print(f"skipped {count}: {obstacle}")
-    gpu = torch.cuda.is_available()
-    order = Order(
+    if options.backend == "ray":
+        with connected(options.workers) as (gpu, cores):
+            work_by_ray(_order(possible, options, found, gpu, cores), options.workers)
+    else:
+        order = _order(possible, options, found, torch.cuda.is_available(), torch.get_num_threads() // options.workers)
+        _run(order, options.workers)
+    return _report(possible, found, ledger.read_all(options.results))
+
+
+def _order(
+    possible: Sequence[Unit], options: argparse.Namespace, found: ledger.Found, gpu: bool, threads: int
+) -> Order:
+    """What is to be done, with one GPU for a unit or none, and so many threads."""
+    return Order(
         units=possible,
         results=options.results,
         checkpoints=default_cache_dir() / "benchmarks" / record.digest_of(options.results),
         failures_allowed={key: len(lines) for key, lines in found.failures.items()} if options.retry else {},
         deadline=None if options.budget is None else time.time() + options.budget,
         stack=options.stack or (ON_GPU if gpu else 1),
-        threads=max(1, torch.get_num_threads() // options.workers),
+        threads=max(1, threads),
         device="cuda:0" if gpu else "cpu",
     )
-    if options.backend == "ray":
-        work_by_ray(order, options.workers)
-    else:
-        _run(order, options.workers)
-    return _report(possible, found, ledger.read_all(options.results))
 
 
 def select(options: argparse.Namespace) -> list[Unit]:
@@ -144,12 +152,14 @@ def _list(units: Iterable[Unit], options: argparse.Namespace) -> None:
 
 
 def _run(order: Order, workers: int) -> None:
-    """Work here, or in some processes that choose among the same units."""
+    """Work here, or in some processes that choose among the same units, each on one of the GPUs if there are any."""
     if workers == 1:
         work(order)
         return
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(order,)) for _ in range(workers)]
+    gpus = max(1, torch.cuda.device_count())
+    orders = [replace(order, device=order.device.replace("0", str(number % gpus))) for number in range(workers)]
+    processes = [context.Process(target=work, args=(each,)) for each in orders]
     for process in processes:
         process.start()
     for process in processes:

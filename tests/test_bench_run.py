@@ -277,7 +277,13 @@ class OneDies:
     def is_initialized(self) -> bool:
         return True
 
-    def remote(self, **_options: Any) -> Any:
+    def nodes(self) -> list[dict[str, Any]]:
+        dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        return [dead, {"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 3.0}}]
+
+    def remote(self, **options: Any) -> Any:
+        self.options = options
+
         def submit(function: Any) -> Any:
             def start_task(*arguments: Any) -> int:
                 self.tasks.append(lambda: function(*arguments))
@@ -312,6 +318,7 @@ def test_a_worker_of_a_cluster_that_dies_leaves_its_unit_to_do(
     assert "a worker ended with RuntimeError: out of memory; its unit is still to do" in shown.err
     assert [line["unit"]["settings"] for line in lines(tmp_path)] == [{"method": "s4rl"}, {"method": "synther"}]
     assert ray.most == 2
+    assert (ray.options["num_cpus"], ray.options["num_gpus"]) == (2, 0), "a share of what is alive"
     with record.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id).acquire(blocking=False):
         pass  # it is free again
 
