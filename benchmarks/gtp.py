@@ -88,7 +88,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, action="append", help="K, jumps per action; may be given again")
     parser.add_argument("--no-score-targets", dest="score_targets", action="store_false", help="a solver's targets")
     parser.add_argument("--eta", type=float, default=1.0, help="how much an advantage counts")
-    parser.add_argument("--action-samples", type=int, default=1, help="of which the critics choose one")
+    parser.add_argument(
+        "--action-samples", type=int, action="append", help="of which GTP's critics choose one; may be given again"
+    )
     parser.add_argument(
         "--temperature", type=float, action="append", help="of the noise that actions are made from; may be given again"
     )
@@ -97,6 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="train nothing, print a table and draw")
     arguments = parser.parse_args()
     arguments.steps, arguments.temperature = arguments.steps or [5], arguments.temperature or [1.0]
+    arguments.action_samples = arguments.action_samples or [1]
     return arguments
 
 
@@ -148,10 +151,15 @@ def evaluations(
     if unit["variant"] == "bc":
         return [evaluate(algorithm.predict, environments)]
     found = []
-    for temperature, steps in itertools.product(unit["temperature"], unit["steps"]):
+    ways = itertools.product(unit["temperature"], unit["steps"], unit["action_samples"])
+    for temperature, steps, samples in ways:
+        way = {"temperature": temperature, "steps": steps, "samples": samples}
+        if samples > 1 and (unit["variant"] == "gtp-bc" or temperature == 0):
+            continue  # nobody to choose, or nothing to choose from
         algorithm.config.temperature = temperature
-        act = partial(algorithm.predict, steps=steps)
-        found.append({"temperature": temperature, "steps": steps, **evaluate(act, environments)})
+        if unit["variant"] == "gtp":
+            algorithm.config.n_action_samples = samples
+        found.append({**way, **evaluate(partial(algorithm.predict, steps=steps), environments)})
     return found
 
 
@@ -181,7 +189,6 @@ def _gtp(unit: dict[str, Any]) -> Any:
     return GTPConfig(
         score_targets=unit["score_targets"],
         eta=unit["eta"],
-        n_action_samples=unit["action_samples"],
     )
 
 

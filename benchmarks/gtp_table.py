@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Way", "picture", "table", "ways"]
 
-COLUMNS = ("policy", "noise", "K", "runs", "return", "least run", "ms per action")
+COLUMNS = ("policy", "noise", "best of", "K", "runs", "return", "least run", "ms per action")
 
 
-USUAL = {"eta": 1.0, "action_samples": 1, "batch_size": 256, "preset": "cpu", "num_transitions": 200_000}
+USUAL = {"eta": 1.0, "batch_size": 256, "preset": "cpu", "num_transitions": 200_000}
 """Settings that are not named where they are these."""
 
 
@@ -28,6 +28,8 @@ class Way(NamedTuple):
 
     policy: str
     temperature: float | None
+    samples: int
+    """Actions of which the critics choose one."""
     steps: int | None
     """K, jumps per action; None for policies that do not jump."""
     returns: tuple[float, ...]
@@ -36,17 +38,18 @@ class Way(NamedTuple):
     @property
     def label(self) -> str:
         """Name in the legend."""
-        return self.policy if self.temperature is None else f"{self.policy}, noise {self.temperature:g}"
+        noise = "" if self.temperature is None else f", noise {self.temperature:g}"
+        return self.policy + noise + (f", best of {self.samples}" if self.samples > 1 else "")
 
 
 def ways(lines: Iterable[Mapping[str, Any]], dataset: str, updates: int) -> list[Way]:
     """All ways to act that were measured on a dataset after so many updates, runs of one kind together."""
-    by_way: dict[tuple[str, float | None, int | None], dict[int, Mapping[str, float]]] = {}
+    by_way: dict[tuple[str, float | None, int, int | None], dict[int, Mapping[str, float]]] = {}
     for line in lines:
         unit = line["unit"]
         if (unit["dataset"], unit["updates"]) == (dataset, updates):
             for one in line["evaluations"]:
-                way = _policy(unit), one.get("temperature"), one.get("steps")
+                way = _policy(unit), one.get("temperature"), one.get("samples", 1), one.get("steps")
                 by_way.setdefault(way, {})[unit["seed"]] = one  # a seed counts once
     found = {way: list(by_seed.values()) for way, by_seed in by_way.items()}
     return [
@@ -67,6 +70,7 @@ def table(found: Sequence[Way]) -> str:
             (
                 way.policy,
                 "-" if way.temperature is None else f"{way.temperature:g}",
+                str(way.samples),
                 "-" if way.steps is None else str(way.steps),
                 str(len(way.returns)),
                 spread(way.returns, 0),

@@ -34,15 +34,20 @@ def test_every_variant_is_evaluated_once_at_every_k(
     size = ["--dataset", "gtp/cheetah-v0", "--updates", "2", "--batch-size", "8", "--episodes", "2"]
     variants = ["--variant", "gtp", "--variant", "gtp-bc", "--variant", "bc"]
     ways = ["--steps", "1", "--steps", "4", "--temperature", "1", "--temperature", "0"]
+    ways += ["--action-samples", "1", "--action-samples", "3"]
     for _ in range(2):
         run("gtp", monkeypatch, *size, *variants, *ways, "--no-score-targets")
     assert "bc, seed 0: done already" in capsys.readouterr().out
     lines = [json.loads(line) for line in (results / "gtp.jsonl").read_text().splitlines()]
     assert [line["unit"]["variant"] for line in lines] == ["gtp", "gtp-bc", "bc"]
-    for line in lines[:2]:
-        found = [(each["temperature"], each["steps"]) for each in line["evaluations"]]
-        assert found == [(1.0, 1), (1.0, 4), (0.0, 1), (0.0, 4)]
-        assert [each["std"] > 0 for each in line["evaluations"]] == [True, True, False, False], "noise as was asked for"
+    chosen, cloned = (
+        {(each["temperature"], each["steps"], each["samples"]): each["std"] for each in line["evaluations"]}
+        for line in lines[:2]
+    )
+    assert cloned.keys() == {(1.0, 1, 1), (1.0, 4, 1), (0.0, 1, 1), (0.0, 4, 1)}
+    assert chosen.keys() == cloned.keys() | {(1.0, 1, 3), (1.0, 4, 3)}, "nobody chooses for the clone"
+    for found in (chosen, cloned):
+        assert all((std > 0) == (temperature > 0) for (temperature, _, _), std in found.items())
     assert len(lines[2]["evaluations"]) == 1
     assert not any(line["unit"]["score_targets"] for line in lines)
     for line in lines:
@@ -52,8 +57,8 @@ def test_every_variant_is_evaluated_once_at_every_k(
     assert "critic_loss" not in lines[1]["losses"]
     run("gtp", monkeypatch, "--dataset", "gtp/cheetah-v0", "--updates", "2", "--show")
     table = capsys.readouterr().out
-    assert len(table.splitlines()) == 2 + 4 + 4 + 1 + 1
-    assert table.count("| GTP, solver's targets, batch_size 8 | 0 | 4 | 1 |") == 1
+    assert len(table.splitlines()) == 2 + 6 + 4 + 1 + 1
+    assert table.count("| GTP, solver's targets, batch_size 8 | 0 | 1 | 4 | 1 |") == 1
     assert (results / "gtp-gtp-cheetah-v0.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -77,7 +82,7 @@ def test_runs_of_all_seeds_are_put_together() -> None:
         ("GTP, solver's targets, noise 1", 10, (7.0,)),
     ]
     assert found[0].milliseconds == 4.0
-    assert "| GTP | 1 | 5 | 2 | 2 ± 1 | 1 | 4.00 |" in table(found)
+    assert "| GTP | 1 | 1 | 5 | 2 | 2 ± 1 | 1 | 4.00 |" in table(found)
 
 
 def test_the_bandit_counts_modes_and_draws_them(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
