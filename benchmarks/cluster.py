@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from benchmarks import ledger
+from benchmarks.training import checkpoint_of
 from benchmarks.units import Unit
 from benchmarks.work import Order, do, waiting
 from gta_datasets.errors import requires_extra
 
-__all__ = ["connected", "require_ray", "work_by_ray"]
+__all__ = ["connected", "require_ray", "share", "work_by_ray"]
 
 
 def require_ray() -> Any:
@@ -43,11 +44,16 @@ def connected(workers: int) -> Iterator[tuple[bool, int]]:
         ray.init(include_dashboard=False)
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cores = [int(machine.get("CPU", 0)) for machine in machines]
-        yield any(machine.get("GPU", 0) >= 1 for machine in machines), min(max(cores), sum(cores) // workers)
+        with_gpu = [machine for machine in machines if machine.get("GPU", 0) >= 1]
+        yield bool(with_gpu), share([int(machine.get("CPU", 0)) for machine in with_gpu or machines], workers)
     finally:
         if own:
             ray.shutdown()
+
+
+def share(cores: Sequence[int], workers: int) -> int:
+    """The most cores that each of some workers can have on machines with so many; at least 1."""
+    return next((each for each in range(max(cores), 1, -1) if sum(have // each for have in cores) >= workers), 1)
 
 
 def work_by_ray(order: Order, workers: int) -> None:
@@ -55,10 +61,10 @@ def work_by_ray(order: Order, workers: int) -> None:
     ray = require_ray()
     needs = {"num_cpus": order.threads, "num_gpus": 1 if order.device.startswith("cuda") else 0}
     remote = ray.remote(**needs, scheduling_strategy="SPREAD")(_apart)
-    running: dict[Any, ExitStack] = {}
+    running: dict[Any, tuple[Sequence[Unit], ExitStack]] = {}
     try:
         for units, held in waiting(order):
-            running[remote.remote(units, order, sys.argv)] = held
+            running[remote.remote(units, order, sys.argv)] = units, held
             if len(running) == workers:
                 _collect(running, order)
         while running:
@@ -68,11 +74,12 @@ def work_by_ray(order: Order, workers: int) -> None:
             ray.cancel(task)
 
 
-def _collect(running: dict[Any, ExitStack], order: Order) -> None:
+def _collect(running: dict[Any, tuple[Sequence[Unit], ExitStack]], order: Order) -> None:
     """Wait until the next ones are done, and write down what came out."""
     ray = require_ray()
     (done,), _ = ray.wait(list(running))
-    with running.pop(done):
+    units, held = running.pop(done)
+    with held:
         try:
             found = ray.get(done)
         except ray.exceptions.RayError as error:
@@ -80,6 +87,10 @@ def _collect(running: dict[Any, ExitStack], order: Order) -> None:
             return
         for name, lines in found.items():
             ledger.extend(order.results / name, lines)
+        results = ledger.read_all(order.results).results
+        for unit in units:
+            if unit.is_answered_by(results.get(unit.id)):
+                checkpoint_of(unit, order.checkpoints).unlink(missing_ok=True)
 
 
 def _apart(units: Sequence[Unit], order: Order, command: list[str]) -> dict[str, str]:
@@ -87,5 +98,5 @@ def _apart(units: Sequence[Unit], order: Order, command: list[str]) -> dict[str,
     sys.argv[1:] = command[1:]  # it is written down
     torch.set_num_threads(order.threads)
     with tempfile.TemporaryDirectory() as folder:
-        do(units, replace(order, results=Path(folder)))
+        do(units, replace(order, results=Path(folder), keeps_checkpoints=True))
         return {path.name: path.read_text() for path in Path(folder).glob("*.jsonl")}

@@ -39,23 +39,23 @@ SCALES = {
         Scale("cpu", 300_000, 10_000, 64, 30_000, 256, 3, 10, "cpu", 200_000, False, "demo", 20_000, 16_384),
         Scale("gpu", 1_000_000, 100_000, 64, 50_000, 256, 5, 10, "fast", 1_000_000, False, "fast", 1_000_000, 100_000),
         Scale(
-            "paper",
-            1_000_000,
-            100_000,
-            1_024,
-            50_000,
-            1_024,
-            8,
-            10,
-            "paper",
-            5_000_000,
-            True,
-            "paper",
-            5_000_000,
-            1_000_000,
+            name="paper",
+            updates=1_000_000,
+            transformer_updates=100_000,
+            transformer_batch_size=1_024,
+            every=50_000,
+            batch_size=1_024,
+            seeds=8,
+            episodes=10,
+            preset="paper",
+            num_transitions=5_000_000,
+            tuned=True,
+            quality_preset="paper",
+            quality_transitions=5_000_000,
+            quality_sample=1_000_000,
         ),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,11 @@ def main() -> None:
     """Train the policies that are missing and add their lines."""
     arguments = parse()
     path = record.RESULTS / LEDGER
-    done = [line["unit"] for line in record.read_lines(path)]
+    lines = record.read_lines(path)
     if arguments.show:
-        show(record.read_lines(path), arguments.dataset, arguments.updates)
+        show(lines, arguments.dataset, arguments.updates)
         return
+    done = [line["unit"] for line in lines]
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     for variant in arguments.variant or VARIANTS:
         for seed in arguments.seed or [0]:
@@ -151,11 +152,13 @@ def evaluations(
     if unit["variant"] == "bc":
         return [evaluate(algorithm.predict, environments)]
     found = []
-    ways = itertools.product(unit["temperature"], unit["steps"], unit["action_samples"])
+    ways = {
+        # Nobody chooses for the clone, and without noise there is nothing to choose from.
+        (temperature, steps, 1 if unit["variant"] == "gtp-bc" or temperature == 0 else samples): None
+        for temperature, steps, samples in itertools.product(unit["temperature"], unit["steps"], unit["action_samples"])
+    }
     for temperature, steps, samples in ways:
         way = {"temperature": temperature, "steps": steps, "samples": samples}
-        if samples > 1 and (unit["variant"] == "gtp-bc" or temperature == 0):
-            continue  # nobody to choose, or nothing to choose from
         algorithm.config.temperature = temperature
         if unit["variant"] == "gtp":
             algorithm.config.n_action_samples = samples

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.statistics import spread
+from benchmarks.statistics import deviation, spread
 from gta_datasets.plots.comparison import colour_of
 from gta_datasets.plots.drawing import legend, new_figure
 
@@ -52,7 +52,7 @@ def ways(lines: Iterable[Mapping[str, Any]], dataset: str, updates: int) -> list
                 way = _policy(unit), one.get("temperature"), one.get("samples", 1), one.get("steps")
                 by_way.setdefault(way, {})[unit["seed"]] = one  # a seed counts once
     found = {way: list(by_seed.values()) for way, by_seed in by_way.items()}
-    return [
+    every_way = [
         Way(
             *key,
             tuple(one["mean"] for one in all_of),
@@ -60,6 +60,8 @@ def ways(lines: Iterable[Mapping[str, Any]], dataset: str, updates: int) -> list
         )
         for key, all_of in found.items()
     ]
+    order = list(dict.fromkeys(way.label for way in every_way))
+    return sorted(every_way, key=lambda way: (order.index(way.label), way.steps or 0))
 
 
 def table(found: Sequence[Way]) -> str:
@@ -86,7 +88,7 @@ def picture(found: Sequence[Way]) -> Figure:
     figure, (returns, cost) = new_figure(columns=2)
     for place, label in enumerate(dict.fromkeys(way.label for way in found)):
         drawn, colour = [way for way in found if way.label == label], colour_of(place)
-        means, spreads = (np.array([measure(way.returns) for way in drawn]) for measure in (np.mean, np.std))
+        means, spreads = (np.array([measure(way.returns) for way in drawn]) for measure in (np.mean, deviation))
         milliseconds = [way.milliseconds for way in drawn]
         if drawn[0].steps is None:
             returns.axhline(means[0], color=colour, label=label, linewidth=1.6, linestyle="--")

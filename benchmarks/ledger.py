@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import policies, record
+from benchmarks.record import Line
 from benchmarks.units import Unit, unit_id
 
 __all__ = ["JUDGED", "POLICIES", "RUNS", "Found", "extend", "ledger_of", "read_all"]
 
 RUNS, JUDGED, POLICIES = "runs.jsonl", "quality.jsonl", "policies.jsonl"
-
-Line = record.Line
 
 
 class Found(NamedTuple):
@@ -50,6 +49,9 @@ def read_all(results: Path) -> Found:
             else:
                 found.results[key] = line
                 found.failures.pop(key, None)  # it was tried again
+    for key in found.results.keys() & found.failures.keys():
+        if "quality" in found.results[key]:  # whose failures are in another ledger
+            del found.failures[key]
     return found
 
 

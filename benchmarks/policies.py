@@ -31,6 +31,7 @@ from benchmarks.adapters import import_d3rlpy
 from benchmarks.charts import draw_curves, draw_ends
 from benchmarks.environments import evaluation_spec, make_flat
 from benchmarks.episodes import EVALUATION_SEED, episode_returns, evaluation_seeds, summary
+from benchmarks.record import Line
 from benchmarks.vectorised import ALGORITHMS
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.tables import read_table
@@ -41,8 +42,6 @@ from gta_datasets.plots.drawing import legend, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Line = dict[str, Any]
 
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "source": None,
@@ -144,12 +143,12 @@ def save(figure: Figure, settings: dict[str, Any], kind: str) -> Path:
     return path
 
 
-Trained = Iterator[tuple[dict[str, Any], Scores, float]]
+Results = Iterator[tuple[Line, Scores, float]]
 """Units with their scores and seconds."""
 
 
-def train_stack(units: list[dict[str, Any]], arguments: argparse.Namespace) -> Trained:
-    """All at once; each takes an equal share of the seconds."""
+def train_stack(units: list[dict[str, Any]], arguments: argparse.Namespace) -> Results:
+    """Together, in equal shares of the seconds."""
     source = minari.load_dataset(arguments.dataset)
     scalers = fitted_scalers(source, arguments)
     variants = {unit["variant"] for unit in units}
@@ -178,7 +177,7 @@ def checkpoint_of(unit: dict[str, Any], folder: Path) -> Path:
     return folder / f"{digest.hexdigest()}.safetensors"
 
 
-def train_one_by_one(units: list[dict[str, Any]], arguments: argparse.Namespace) -> Trained:
+def train_one_by_one(units: list[dict[str, Any]], arguments: argparse.Namespace) -> Results:
     """With d3rlpy."""
     for unit in units:
         started = time.perf_counter()

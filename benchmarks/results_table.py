@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.experiments import Experiment, Method, Scale
 from benchmarks.quality_tables import METRICS, PAPER
+from benchmarks.record import Line
 from benchmarks.statistics import Summary, summarise, welch
 from benchmarks.tasks import Task
 from benchmarks.units import units_of
 
 __all__ = ["Grid", "Row", "Runs", "mixtures", "policy_grid", "quality_grid", "runs_of", "score"]
 
-Line = dict[str, Any]
 Runs = dict[tuple[str | None, str, str], list[Line]]
 """Lines by algorithm, task and method, in the order of seeds."""
 

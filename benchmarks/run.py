@@ -119,7 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend", choices=("process", "ray"), default="process", help="where they run: here, or on a Ray cluster"
     )
-    parser.add_argument("--budget", type=budget, help="start nothing that is not expected to end by then: 90m, 2h, 45s")
+    parser.add_argument(
+        "--budget",
+        type=budget,
+        help="90m, 2h or 45s: TD3+BC and IQL stop at their next checkpoint then; of others nothing is started "
+        "that is not expected to end by then",
+    )
     parser.add_argument(
         "--stack", type=int, help=f"runs of TD3+BC or IQL trained at once (default: {ON_GPU} on a GPU, else 1)"
     )
@@ -158,7 +163,7 @@ def _run(order: Order, workers: int) -> None:
         return
     context = multiprocessing.get_context("spawn")
     gpus = max(1, torch.cuda.device_count())
-    orders = [replace(order, device=order.device.replace("0", str(number % gpus))) for number in range(workers)]
+    orders = [replace(order, device=order.device.replace(":0", f":{number % gpus}")) for number in range(workers)]
     processes = [context.Process(target=work, args=(each,)) for each in orders]
     for process in processes:
         process.start()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Summary", "share_above", "spread", "summarise", "welch"]
+__all__ = ["Summary", "deviation", "share_above", "spread", "summarise", "welch"]
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -64,10 +64,15 @@ def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) ->
     return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
 
 
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
 def spread(values: Sequence[float], digits: int) -> str:
     """Mean and, of several values, their standard deviation, in words."""
-    deviation = f" ± {np.std(values, ddof=1):,.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):,.{digits}f}{deviation}"
+    more = f" ± {deviation(values):,.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):,.{digits}f}{more}"
 
 
 def share_above(scores: Sequence[float], levels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -74,8 +74,8 @@ def train_stack(
 ) -> Iterator[dict[str, Any]]:
     """Several units at once, of one algorithm and kind of task, equal shapes, batches and numbers of updates.
 
-    Each goes on where it was interrupted, also among others. After the deadline they stop at their next checkpoints,
-    which are in the way of nothing and removed by who has written down a unit's line.
+    Each goes on where it was interrupted, also among others, and stops at its next checkpoint after the deadline. The
+    caller removes a unit's checkpoint when its line is written.
     """
     first, known, kind = prepared[0].identity, ALGORITHMS[prepared[0].identity["algorithm"]], prepared[0].unit.task.kind
     tables: dict[str, Table] = {}

@@ -29,15 +29,18 @@ class Order:
     results: Path
     checkpoints: Path
     failures_allowed: Mapping[str, int]  # by id, when the unit is tried nevertheless
-    deadline: float | None  # of `time.time`; what keeps checkpoints stops then, nothing else is started that would
+    deadline: float | None  # of `time.time`: what has checkpoints stops at the next one, nothing else begins too late
     stack: int  # runs trained at once
     threads: int
     device: str
+    keeps_checkpoints: bool = False  # of units whose lines are written; somebody else removes them
 
 
 def work(order: Order) -> None:
     """Do the units that are left, one job after the other."""
     torch.set_num_threads(order.threads)
+    if order.device.startswith("cuda"):
+        torch.cuda.set_device(order.device)  # also for graphs, and for what generates data
     for units, held in waiting(order):
         with held:
             do(units, order)
@@ -92,16 +95,14 @@ def _fits(units: Sequence[Unit], order: Order, found: ledger.Found) -> bool:
     """Whether there is time, as far as results of the same kind tell; what goes on another day always fits."""
     if order.deadline is None or units[0].learner is not None:
         return True
-    return time.time() + sum(expected_seconds(unit, found) or 0.0 for unit in units) <= order.deadline
+    gpu = order.device.startswith("cuda")
+    return time.time() + sum(expected_seconds(unit, found, gpu=gpu) or 0.0 for unit in units) <= order.deadline
 
 
-def expected_seconds(unit: Unit, found: ledger.Found) -> float | None:
-    """From what the same algorithm took per update at this size of batches on a machine with the same GPU, or none.
-
-    None where nothing is known.
-    """
-    identity, gpu = unit.identity, torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    alike = [line for line in found.results.values() if line["machine"]["gpu"] == gpu]
+def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | None:
+    """From what the same algorithm took per update at this size of batches on a GPU, or on none; None if unknown."""
+    identity = unit.identity
+    alike = [line for line in found.results.values() if (line["machine"]["gpu"] is not None) == gpu]
     if unit.algorithm is None:
         same = [line for line in alike if line["unit"].get("preset") == identity["preset"]]
         taken = [(line["seconds"]["fit"] or 0) + line["seconds"]["generate"] for line in same if "quality" in line]
@@ -143,7 +144,8 @@ def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], Iterable[
         for line in action() or ():
             unit = left.pop(unit_id(line["unit"]))
             _write(ledger.ledger_of(unit, order.results), unit, line)
-            checkpoint_of(unit, order.checkpoints).unlink(missing_ok=True)
+            if not order.keeps_checkpoints:
+                checkpoint_of(unit, order.checkpoints).unlink(missing_ok=True)
     except Exception:
         error = traceback.format_exc()
         print(error, flush=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import bandit, gtp, record
 from benchmarks.gtp_table import table, ways
 from gta_datasets.demo import make_demo_dataset
+from gta_datasets.policies.updates import GTPImpl
 
 
 @pytest.fixture
@@ -30,6 +33,14 @@ def test_every_variant_is_evaluated_once_at_every_k(
 ) -> None:
     make_demo_dataset("gtp/cheetah-v0", episodes=1)
     monkeypatch.setattr(gtp, "CALLS", 3)
+    choices: list[int] = []
+    judge = GTPImpl.inner_predict_best_action
+
+    def note(policy: GTPImpl, x: torch.Tensor) -> torch.Tensor:
+        choices.append(policy._config.n_action_samples)
+        return judge(policy, x)
+
+    monkeypatch.setattr(GTPImpl, "inner_predict_best_action", note)
     monkeypatch.setattr(gtp, "episode_returns", lambda act, environments, seeds: act(np.ones((len(seeds), 17)))[:, 0])
     size = ["--dataset", "gtp/cheetah-v0", "--updates", "2", "--batch-size", "8", "--episodes", "2"]
     variants = ["--variant", "gtp", "--variant", "gtp-bc", "--variant", "bc"]
@@ -46,6 +57,7 @@ def test_every_variant_is_evaluated_once_at_every_k(
     )
     assert cloned.keys() == {(1.0, 1, 1), (1.0, 4, 1), (0.0, 1, 1), (0.0, 4, 1)}
     assert chosen.keys() == cloned.keys() | {(1.0, 1, 3), (1.0, 4, 3)}, "nobody chooses for the clone"
+    assert [number for number, _ in itertools.groupby(choices)] == [1, 3, 1, 3, 1], "as many as the record says"
     for found in (chosen, cloned):
         assert all((std > 0) == (temperature > 0) for (temperature, _, _), std in found.items())
     assert len(lines[2]["evaluations"]) == 1

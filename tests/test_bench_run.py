@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import datasets, ledger, policies, quality, record, run, smoke, work
+from benchmarks.cluster import share
 from benchmarks.tasks import ANTMAZE
 from benchmarks.training import Prepared
 from benchmarks.units import Unit
@@ -19,6 +21,7 @@ from benchmarks.vectorised import training as stack_training
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table
+from benchmarks.work import Order
 from gta_datasets.errors import DatasetError, MissingExtraError
 from tests.benches import HOPPER, small_hopper, unit_of
 
@@ -119,7 +122,10 @@ def test_a_unit_goes_on_among_others_and_stops_at_the_deadline(
     assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
 
 
-def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", ["other data", "damage"])
+def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
     only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
     begun: list[int] = []
@@ -133,9 +139,14 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path: Path, monkeypa
     monkeypatch.setattr(stack_training, "evaluate", killed_at_the_end)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, *only)
-    monkeypatch.setattr(Table, "digest", "of other data")
+    (checkpoint,) = (tmp_path / "cache" / "benchmarks").glob("*/*")
+    if why == "other data":
+        monkeypatch.setattr(Table, "digest", "of other data")
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
     start(tmp_path, *only)
     assert begun == [2, 4, 2, 4]
+    assert ("begins anew" in capsys.readouterr().err) == (why == "damage")
 
 
 def test_only_runs_in_one_environment_are_stacked() -> None:
@@ -321,6 +332,37 @@ def test_a_worker_of_a_cluster_that_dies_leaves_its_unit_to_do(
     assert (ray.options["num_cpus"], ray.options["num_gpus"]) == (2, 0), "a share of what is alive"
     with record.lock_of(tmp_path / ledger.RUNS, unit_of("1-gym", HOPPER, "None").id).acquire(blocking=False):
         pass  # it is free again
+
+
+def test_cores_of_a_cluster_are_shared() -> None:
+    """Each is to be had on some machine, and all of them at once."""
+    assert [share([64, 16], workers) for workers in (1, 2, 3, 5, 80, 200)] == [64, 32, 21, 16, 1, 1]
+    assert share([8, 4], 2) == 4
+
+
+def test_a_process_works_on_the_gpu_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    order = Order([], tmp_path, tmp_path, {}, None, 1, 1, "cuda:0")
+    begun: list[Order] = []
+
+    class Process:
+        exitcode = 0
+
+        def __init__(self, target: Any, args: tuple[Order]) -> None:
+            begun.extend(args)
+
+        def start(self) -> None: ...
+
+        def join(self) -> None: ...
+
+    monkeypatch.setattr(run.multiprocessing, "get_context", lambda _method: SimpleNamespace(Process=Process))
+    run._run(order, 3)
+    assert [each.device for each in begun] == ["cuda:0", "cuda:1", "cuda:0"]
+    for each in begun:
+        work.work(each)
+    assert taken == ["cuda:0", "cuda:1", "cuda:0"]
 
 
 @pytest.mark.slow

@@ -308,6 +308,28 @@ def test_an_interrupted_stack_ends_as_if_it_had_not_been(
     assert resumed == whole
 
 
+def test_evaluations_at_other_updates_begin_anew(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past ones could only be made up from later weights."""
+    make_demo_dataset("bench/stacked-v0", episodes=2)
+    asked = ["--variant", "source", "--checkpoints", str(tmp_path / "states")]
+    run_policies(monkeypatch, *asked, "--every", "2")
+    (results / "policies.jsonl").rename(results / "whole.jsonl")
+
+    def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> np.ndarray:
+        if stack.updates == 6:
+            raise KeyboardInterrupt
+        return evaluate(stack, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", killed_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            run_policies(patch, *asked, "--every", "4")
+    run_policies(monkeypatch, *asked, "--every", "2")
+    assert returns_of(results / "policies.jsonl") == returns_of(results / "whole.jsonl")
+
+
 def returns_of(ledger: Path) -> Sequence[dict[str, Any]]:
     return [line["returns"] for line in record.read_lines(ledger)]
 

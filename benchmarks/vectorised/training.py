@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,16 @@ from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.learner import MakeLearner
 from benchmarks.vectorised.stack import Stack
+from gta_datasets.errors import CacheError
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 __all__ = ["Course", "Scores", "Trained", "train_and_evaluate"]
 
 MOST_ENVIRONMENTS = 100
 """Runs take turns in so many: a maze takes 12 MB and an eighth of a second to make."""
+
+VERSION = 1
+"""Raised whenever what a learner keeps would be read wrongly."""
 
 Scores = dict[int, dict[str, float]]
 """Mean and spread of a policy's returns, by number of updates."""
@@ -81,11 +86,12 @@ def train_and_evaluate(
         runs: of equal shapes.
         course: the same for all.
         checkpoints: a file for every run, written before and after every evaluation; who has kept the results removes
-            it. A file of other data, of another kind of device or of another version of torch is not gone on from.
+            it. A file of other data or another course, of another kind of device or another version of torch is not
+            gone on from, nor is one that is damaged.
         deadline: of `time.time`; after it training stops at the next checkpoint. None: never.
 
     Raises:
-        CacheError: a checkpoint is damaged or cannot be written.
+        CacheError: a checkpoint cannot be written.
     """
     paths: Sequence[Path | None] = [None] * len(runs) if checkpoints is None else checkpoints
     begun = [_begin(place, run, path, course) for place, (run, path) in enumerate(zip(runs, paths, strict=True))]
@@ -93,13 +99,18 @@ def train_and_evaluate(
     at_once = min(len(runs), max(1, MOST_ENVIRONMENTS // course.episodes))
     environments = [gymnasium.make(course.env_spec) for _ in range(at_once * course.episodes)]
     for _, group in groupby(begun, key=lambda each: each.updates):
-        yield from _Team(list(group), course).train(environments, deadline)
+        if deadline is None or time.time() < deadline:
+            yield from _Together(list(group), course).train(environments, deadline)
     for env in environments:
         env.close()
 
 
 def _begin(place: int, run: Run, path: Path | None, course: Course) -> _Begun:
-    found = None if path is None else load_checkpoint(path)
+    try:
+        found = None if path is None else load_checkpoint(path)
+    except CacheError as error:
+        print(f"{error}; it begins anew", file=sys.stderr)
+        found = None
     if found is None or found.record.get("of") != _made_of(run, course):
         return _Begun(place, run, path)
     scores = {int(number): score for number, score in found.record["scores"].items()}
@@ -108,10 +119,16 @@ def _begin(place: int, run: Run, path: Path | None, course: Course) -> _Begun:
 
 def _made_of(run: Run, course: Course) -> dict[str, Any]:
     """What a run must have in common with its checkpoint, besides what names the file."""
-    return {"data": run.table.digest, "device": torch.device(course.device).type, "torch": torch.__version__}
+    return {
+        "version": VERSION,
+        "data": run.table.digest,
+        "every": course.every,
+        "device": torch.device(course.device).type,
+        "torch": torch.__version__,
+    }
 
 
-class _Team:
+class _Together:
     """Runs that are trained together."""
 
     def __init__(self, begun: Sequence[_Begun], course: Course) -> None:
@@ -126,6 +143,8 @@ class _Team:
     def train(self, environments: Sequence[gymnasium.Env[Any, Any]], deadline: float | None) -> Iterator[Trained]:
         """Train and evaluate to the end, or to the first checkpoint after the deadline."""
         for look in self._course.looks:
+            if look < self.stack.updates:
+                continue
             if look > self.stack.updates:
                 self.stack.train(look - self.stack.updates)
                 self._keep()  # an evaluation may take longer than the time that is left

@@ -73,7 +73,7 @@ class GTAConfig(MethodConfig):
         if self.flow.flow_steps > 0:
             require_choice("condition", self.sampling.condition, ("amplified", "fixed"))  # what a flow map learns
             alpha = self.sampling.alpha
-            sound = isinstance(alpha, str) or alpha <= MOST_DISTILLED_ALPHA
+            sound = self.sampling.condition == "fixed" or isinstance(alpha, str) or alpha <= MOST_DISTILLED_ALPHA
             require(sound, "alpha", alpha, f"at most {MOST_DISTILLED_ALPHA} with flow_steps: what a flow map learns")
             require(self.search.auto_steps == 0, "auto_steps", self.search.auto_steps, "0 with flow_steps: no sampler")
 

@@ -118,7 +118,9 @@ def _publish(path: Path, trained: Checkpoint) -> Checkpoint:
 def _of_the_first(team: Team, trained: Checkpoint, device: torch.device) -> Checkpoint:
     """What the first process has: on other hardware the last bits may differ."""
     losses = torch.tensor(trained.record["losses"], dtype=torch.float64)
-    on_device = {name: tensor.to(device) for name, tensor in {**trained.tensors, "losses": losses}.items()}
+    several = {**trained.tensors, "losses": losses}
+    # In one order: a file has another than a module.
+    on_device = {name: several[name].to(device) for name in sorted(several)}
     team.follow(on_device.values())
     losses = on_device.pop("losses")
     return Checkpoint(on_device, {"losses": losses.tolist()})

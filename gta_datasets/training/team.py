@@ -22,7 +22,7 @@ __all__ = ["Team"]
 
 Item = TypeVar("Item")
 
-PATIENCE = timedelta(hours=4)
+PATIENCE = timedelta(days=7)
 """How long a process waits for the others; the first one may be waiting for a model that somebody else trains."""
 
 

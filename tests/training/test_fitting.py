@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gta_datasets.training import fitting
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gta_datasets.training.fitting import Fitted, load_or_train
+from gta_datasets.training.team import Team
 from tests.training.tasks import config_of
 
 STEPS = 4
@@ -51,6 +53,18 @@ def test_who_trained_too_slowly_takes_over_what_is_published(tmp_path: Path) -> 
     assert published is not None
     assert published.digest == first.digest
     assert names(tmp_path) == ["model.safetensors"]
+
+
+def test_all_processes_of_a_launch_take_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broadcasts go by their order, and a file has its tensors in another one than a module."""
+    orders = []
+    monkeypatch.setattr(Team, "follow", lambda self, tensors: orders.append([float(each.sum()) for each in tensors]))
+    first = Checkpoint({"bias": torch.full((1,), 2.0), "weight": torch.ones(1, 2)}, {"losses": [5.0]})
+    trained = Checkpoint({"weight": torch.ones(1, 2), "bias": torch.full((1,), 2.0)}, {"losses": [5.0]})
+    for each in (first, trained):
+        taken = fitting._of_the_first(Team(1, 2), each, torch.device("cpu"))
+        assert taken.digest == first.digest
+    assert orders == [[2.0, 5.0, 2.0]] * 2
 
 
 def test_a_cache_that_is_cleared_meanwhile_costs_nothing(tmp_path: Path) -> None:
