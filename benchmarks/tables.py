@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder of the tables (default: `tables` beside the ledgers)")
     options = parser.parse_args(arguments)
     output, scale = options.output or options.results / "tables", SCALES[options.scale]
+    output.mkdir(parents=True, exist_ok=True)
     found = ledger.read_all(options.results)
     parts, shown = [f"# Tables at scale `{scale.name}`", _scale(scale), HOW], 0
     for experiment in EXPERIMENTS.values():
@@ -55,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _page(output / f"{scale.name}-{experiment.name}.html", grid, runs, scale)
     if strangers := [*found.problems, *_strangers(found, scale)]:
         parts += ["## Lines that are in no table", "\n".join(f"- {text}" for text in strangers)]
-    output.mkdir(parents=True, exist_ok=True)
     path = output / f"{scale.name}.md"
     path.write_text("\n\n".join(parts) + "\n")
     print(path)
@@ -98,15 +98,17 @@ def _page(path: Path, grid: Grid, runs: Runs, scale: Scale) -> None:
         lines=[Line(row.label, row.meaning, ["; ".join(cell) or "-" for cell in row.cells]) for row in grid.rows],
         notes=grid.notes,
         method=HOW,
-        pictures=list(_pictures(experiment, runs)),
+        pictures=list(_pictures(path, experiment, runs)),
         settings={"methods": {each.name: dict(each.settings or {}) or "as it is" for each in experiment.methods}},
     )
 
 
-def _pictures(experiment: Experiment, runs: Runs) -> Iterator[Picture]:
+def _pictures(path: Path, experiment: Experiment, runs: Runs) -> Iterator[Picture]:
+    """For the page; the learning curves also as a file beside it."""
     for algorithm in experiment.algorithms:
         curves, shares = learning_curves(experiment, algorithm, runs), distributions(experiment, algorithm, runs)
         if curves is not None and shares is not None:
+            curves.savefig(path.with_name(f"{path.stem}-{algorithm}.png"), dpi=120)
             caption = "Mean over seeds of the return of an evaluation; the band is a standard deviation between seeds."
             yield Picture(f"{algorithm}: learning curves", curves, caption)
             yield Picture(f"{algorithm}: distribution of scores", shares, "Share of all runs that end above a score.")

@@ -143,6 +143,7 @@ def test_without_lines_there_are_no_numbers(tmp_path: Path) -> None:
 def test_the_page_is_one_file_with_pictures(tmp_path: Path) -> None:
     write(tmp_path, [line(unit, 40 + unit.seed) for unit in gym_units("None", "GTA", datasets=2)])
     render(tmp_path, "--table", "1")
+    assert (tmp_path / "tables" / "cpu-1-gym-TD3BC.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "tables" / "cpu-1-gym.html").read_text()
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 2
     assert "http" not in page
