@@ -36,6 +36,20 @@ def lines(results: Path, name: str = ledger.RUNS) -> list[dict[str, Any]]:
     return record.read_lines(results / name)
 
 
+def killed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the first run be killed when it is evaluated for the last time; the updates at all evaluations that begin."""
+    begun: list[int] = []
+
+    def evaluate_or_die(stack: Stack, *arguments: Any, **options: Any) -> Any:
+        begun.append(stack.updates)
+        if begun == [2, 4]:
+            raise KeyboardInterrupt
+        return evaluate(stack, *arguments, **options)
+
+    monkeypatch.setattr(stack_training, "evaluate", evaluate_or_die)
+    return begun
+
+
 def test_units_are_done_once_and_say_all_about_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "S4RL"]
     assert start(tmp_path, *only) == 0
@@ -78,15 +92,7 @@ def test_a_killed_unit_of_iql_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
     only = ["--dataset", HOPPER, "--algorithm", "IQL", "--method", "None"]
     start(tmp_path / "whole", *only)
-    begun: list[int] = []
-
-    def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> Any:
-        begun.append(stack.updates)
-        if begun == [2, 4]:
-            raise KeyboardInterrupt
-        return evaluate(stack, *arguments, **options)
-
-    monkeypatch.setattr(stack_training, "evaluate", killed_at_the_end)
+    begun = killed_at_the_end(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "killed", *only)
     start(tmp_path / "killed", *only)
@@ -128,15 +134,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
 ) -> None:
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
     only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
-    begun: list[int] = []
-
-    def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> Any:
-        begun.append(stack.updates)
-        if begun == [2, 4]:
-            raise KeyboardInterrupt
-        return evaluate(stack, *arguments, **options)
-
-    monkeypatch.setattr(stack_training, "evaluate", killed_at_the_end)
+    begun = killed_at_the_end(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, *only)
     (checkpoint,) = (tmp_path / "cache" / "benchmarks").glob("*/*")
