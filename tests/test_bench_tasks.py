@@ -30,7 +30,7 @@ def test_the_paper_scale_is_the_papers() -> None:
     assert unit.identity["settings"] == {"task": "locomotion"}
     assert unit_of("1-gym", HOPPER, "GTA", "cpu").identity["settings"] == {}
     transformer = unit_of("13", HOPPER, "GTA", "paper", "DT").identity
-    assert (transformer["updates"], transformer["batch_size"]) == (100_000, 64)
+    assert (transformer["updates"], transformer["batch_size"]) == (100_000, 1_024)
 
 
 def test_every_number_of_the_paper_has_a_place() -> None:
