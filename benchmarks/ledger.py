@@ -39,7 +39,7 @@ def extend(ledger: Path, lines: str) -> None:
 def read_all(results: Path) -> Found:
     """What was measured so far, by whichever command."""
     found = Found({}, {}, [])
-    for name in (POLICIES, JUDGED, RUNS):
+    for name in (POLICIES, RUNS, JUDGED):  # failures of judged data are among the runs
         lines, problems = record.read(results / name)
         found.problems.extend(problems)
         for line in map(_of_policies, lines) if name == POLICIES else lines:
@@ -49,9 +49,6 @@ def read_all(results: Path) -> Found:
             else:
                 found.results[key] = line
                 found.failures.pop(key, None)  # it was tried again
-    for key in found.results.keys() & found.failures.keys():
-        if "quality" in found.results[key]:  # whose failures are in another ledger
-            del found.failures[key]
     return found
 
 

@@ -436,6 +436,15 @@ def test_what_failed_once_is_done_again_with_other_defaults(tmp_path: Path) -> N
     assert len(lines(tmp_path)) == 3
 
 
+def test_judged_data_that_failed_once_are_no_failure_any_more(tmp_path: Path) -> None:
+    unit = {"dataset": HOPPER, "seed": 0}
+    for name, found in ((ledger.RUNS, {"error": "out of luck"}), (ledger.JUDGED, {"quality": {}})):
+        (tmp_path / name).write_text(json.dumps({"unit": unit, **found}) + "\n")
+    found = ledger.read_all(tmp_path)
+    assert len(found.results) == 1
+    assert not found.failures
+
+
 @pytest.mark.slow
 def test_the_smoke_run_fills_every_table_it_can(capsys: pytest.CaptureFixture[str]) -> None:
     assert smoke.main() == 0

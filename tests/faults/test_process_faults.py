@@ -24,7 +24,7 @@ from gta_datasets.errors import CacheError
 from gta_datasets.store import ShardStore
 from tests.builders import linear_dataset
 from tests.smoke import run_script, shard_bytes, tiny
-from tests.store.helpers import KEY, python
+from tests.store.helpers import KEY, running
 
 
 @pytest.fixture(scope="module")
@@ -226,12 +226,8 @@ with ShardStore(sys.argv[1], KEY).working("model", timeout=60):
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that trains the model of a key."""
-    process = python(WORKER, tmp_path)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with running(WORKER, tmp_path, ready="working") as process:
+        yield process
 
 
 def test_row_8_a_killed_worker_is_succeeded_at_once(tmp_path: Path, worker: subprocess.Popen[str]) -> None:

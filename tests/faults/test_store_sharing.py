@@ -20,7 +20,7 @@ import pytest
 
 from gta_datasets.errors import CacheError
 from gta_datasets.store import ShardStore
-from tests.store.helpers import KEY, python, run, same, sample, shard_files
+from tests.store.helpers import KEY, python, run, running, same, sample, shard_files
 
 PROCESSES, SHARDS = 8, 4
 
@@ -108,12 +108,8 @@ ShardStore(sys.argv[1], KEY).get_or_make(0, make)
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock of shard 0."""
-    process = python(HOLDER, tmp_path)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "making\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with running(HOLDER, tmp_path, ready="making") as process:
+        yield process
 
 
 def test_a_killed_holder_does_not_hold_others_up(tmp_path: Path, holder: subprocess.Popen[str]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def python(script: str, *arguments: object) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
     )
+
+
+@contextmanager
+def running(script: str, *arguments: object, ready: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs `script` and has printed the line `ready`; killed in the end."""
+    process = python(script, *arguments)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{ready}\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def run(script: str, *arguments: object, timeout: float = 60) -> str:
