@@ -1,12 +1,14 @@
-"""What the tests of the benchmarks share: a small dataset of the tables, and units by their names."""
+"""What the tests of the benchmarks share: a small dataset of the tables, units by their names, and runs of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import datasets
+from benchmarks import datasets, ledger, record, run
 from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.units import Unit, units_of
 
@@ -27,3 +29,13 @@ def unit_of(table: str, dataset: str, method: str, scale: str = "smoke", algorit
         for unit in units_of([EXPERIMENTS[table]], SCALES[scale])
         if (unit.task.dataset, unit.method.name, unit.algorithm) == (dataset, method, algorithm)
     )
+
+
+def start(results: Path, *arguments: str, table: str = "1-gym") -> int:
+    """Run units as a user does; the exit status."""
+    return run.main(["--table", table, "--scale", "smoke", "--results", str(results), *arguments])
+
+
+def lines(results: Path, name: str = ledger.RUNS) -> list[dict[str, Any]]:
+    """What a ledger holds."""
+    return record.read_lines(results / name)

@@ -1,0 +1,114 @@
+"""Campaigns that are killed, run out of time, and go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import ledger, run
+from benchmarks.vectorised import training as stack_training
+from benchmarks.vectorised.evaluation import evaluate
+from benchmarks.vectorised.stack import Stack
+from benchmarks.vectorised.tables import Table
+from tests.benches import HOPPER, lines, small_hopper, start
+
+_hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
+
+
+def killed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the first run be killed when it is evaluated for the last time; the updates at all evaluations that begin."""
+    begun: list[int] = []
+
+    def evaluate_or_die(stack: Stack, *arguments: Any, **options: Any) -> Any:
+        begun.append(stack.updates)
+        if begun == [2, 4]:
+            raise KeyboardInterrupt
+        return evaluate(stack, *arguments, **options)
+
+    monkeypatch.setattr(stack_training, "evaluate", evaluate_or_die)
+    return begun
+
+
+def test_a_killed_unit_of_iql_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "IQL", "--method", "None"]
+    start(tmp_path / "whole", *only)
+    begun = killed_at_the_end(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "killed", *only)
+    start(tmp_path / "killed", *only)
+    assert begun == [2, 4, 4]
+    (whole,), (resumed,) = lines(tmp_path / "whole"), lines(tmp_path / "killed")
+    assert resumed["returns"] == whole["returns"]
+    assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
+
+
+def test_a_unit_goes_on_among_others_and_stops_at_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    start(tmp_path / "whole", *only, "--method", "S4RL")
+    steps: list[tuple[int, int]] = []
+    train = Stack.train
+
+    def note(stack: Stack, updates: int) -> None:
+        train(stack, updates)
+        steps.append((stack.num_runs, stack.updates))
+        time_is_up.append(stack.updates == 2 and len(steps) == 1)
+
+    time_is_up = [False]
+    monkeypatch.setattr(Stack, "train", note)
+    monkeypatch.setattr(stack_training.time, "time", lambda: 1e18 if time_is_up[-1] else 0.0)
+    start(tmp_path / "parts", *only, "--budget", "1h")
+    assert "0 done now, 0 before, 0 failed now, 0 before, 1 left" in capsys.readouterr().out
+    start(tmp_path / "parts", *only, "--method", "S4RL", "--stack", "2", "--budget", "1h")
+    assert steps == [(1, 2), (1, 4), (1, 2), (1, 4)], "those that have come equally far are trained together"
+    whole, parts = ({line["id"]: line["returns"] for line in lines(tmp_path / name)} for name in ("whole", "parts"))
+    assert parts == whole
+    assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
+
+
+@pytest.mark.parametrize("why", ["other data", "damage"])
+def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    begun = killed_at_the_end(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, *only)
+    (checkpoint,) = (tmp_path / "cache" / "benchmarks").glob("*/*")
+    if why == "other data":
+        monkeypatch.setattr(Table, "digest", "of other data")
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    start(tmp_path, *only)
+    assert begun == [2, 4, 2, 4]
+    assert ("begins anew" in capsys.readouterr().err) == (why == "damage")
+
+
+@pytest.mark.parametrize("text", ["90", "m", "1d", "-3m"])
+def test_a_budget_has_a_unit(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.budget("1.5h") == 90 * 60
+    with pytest.raises(SystemExit):
+        run.main(["--budget=" + text])
+    assert "write 90m, 2h or 45s" in capsys.readouterr().err
+
+
+def test_nothing_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "CQL"]  # which keeps no checkpoints
+    assert start(tmp_path, *only, "--method", "None", "--budget", "0s") == 0
+    assert "0 done now, 0 before, 0 failed now, 0 before, 1 left" in capsys.readouterr().out
+    start(tmp_path, *only, "--method", "None")
+    (line,) = lines(tmp_path)
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line | {"seconds": 4_000}) + "\n")
+    start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
+    assert len(lines(tmp_path)) == 1
+    elsewhere = line | {"seconds": 4_000, "machine": line["machine"] | {"gpu": "of another machine"}}
+    (tmp_path / ledger.RUNS).write_text(json.dumps(elsewhere) + "\n")
+    start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
+    assert len(lines(tmp_path)) == 2, "what another kind of machine took says nothing"
