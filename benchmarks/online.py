@@ -116,7 +116,8 @@ def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:
             env,
             rho=unit["rho"],
             preset=unit["preset"],
-            seed=MODEL_SEED,
+            seed=unit["seed"],
+            model_seed=MODEL_SEED,
             device=device,
             progress=False,
             **settings,
@@ -143,6 +144,7 @@ def added(buffer: ATraDiffReplayBuffer, steps: int) -> dict[str, Any]:
         "seconds_per_step_generation": buffer.costs.generation / steps,
         "seconds_per_step_adaptation": buffer.costs.adaptation / steps,
         "generated": buffer.synthetic.size(),
+        "pruned": buffer.opened.diffuser.pruned,
         "adaptations": buffer.state.adaptations,
         "config": buffer.config.to_dict(),
     }

@@ -53,6 +53,16 @@ class Standardizer:
         units = np.asarray(values, np.float64) * self.scale + self.mean
         return np.where(self.constant, self.mean, units)
 
+    def widened(self, values: FloatArray, most: float) -> Standardizer:
+        """For columns that may take other values later: nothing is constant, and scales are larger where needed.
+
+        Args:
+            values: what it was fitted to, (N, D).
+            most: no value lies further from the mean, in scales.
+        """
+        farthest = np.abs(np.stack([values.min(axis=0), values.max(axis=0)]) - self.mean).max(axis=0)
+        return Standardizer(self.mean, np.maximum(self.scale, farthest / most), np.zeros_like(self.constant))
+
     def select(self, columns: NDArray[np.bool_]) -> Standardizer:
         """The statistics of some columns."""
         return Standardizer(self.mean[columns], self.scale[columns], self.constant[columns])

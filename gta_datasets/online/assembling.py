@@ -38,6 +38,8 @@ class Assembly:
 
     def __init__(self, source: Source, columns: Columns, loop_tolerance: float) -> None:
         self._source, self._columns, self._loop_tolerance = source, columns, loop_tolerance
+        self.pruned = 0
+        """Transitions that were cut out so far."""
 
     def episodes(
         self,
@@ -76,6 +78,7 @@ class Assembly:
             pruned = np.arange(body)
             if tolerance > 0:
                 pruned = prune(states[begin + number : begin + number + body + 1], wanted, tolerance)
+                self.pruned += body - len(pruned)
             kept.append(begin + np.append(pruned, np.arange(body, end - begin)))
         places = np.concatenate(kept)
         rows = episodes.transition_rows[places]

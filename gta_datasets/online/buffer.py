@@ -39,6 +39,10 @@ Importance = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
 """Importance (n,) of the recorded transitions in the given rows (n,) of the buffer."""
 
 
+PATIENCE = 500
+"""Transitions after which trajectories are generated from however few states wait."""
+
+
 class ATraDiffReplayBuffer(ReplayBuffer):
     """Recorded transitions, and generated ones beside them (ATraDiff, arXiv 2406.04323).
 
@@ -47,14 +51,24 @@ class ATraDiffReplayBuffer(ReplayBuffer):
     transition a trajectory of `L` transitions from its state is generated with probability rho / ((1 - rho) L); of
     every batch the share rho is generated, exactly over time, once there are any. All draws come from `seed`.
 
-    Args:
-        opened: the dataset and what generates from it.
-        buffer_size: room for recorded transitions; when it is full the oldest of these make way. The generated part has
-            rho / (1 - rho) times as much.
-        device: where batches go.
+    Raises:
+        ConfigError: always; a model that makes its own buffer (`replay_buffer_class`) has no dataset to give.
     """
 
-    def __init__(self, opened: Opened, buffer_size: int, device: torch.device | str) -> None:
+    def __init__(self, *_arguments: object, **_options: object) -> None:
+        raise ConfigError(
+            "an ATraDiffReplayBuffer is made by ATraDiffReplayBuffer.from_dataset(dataset, env), not by the model: "
+            "leave out replay_buffer_class, and give callback() of the buffer to model.learn()"
+        )
+
+    @classmethod
+    def _empty(cls, opened: Opened, buffer_size: int, device: torch.device | str) -> ATraDiffReplayBuffer:
+        """A buffer without transitions."""
+        buffer = cls.__new__(cls)
+        buffer._open(opened, buffer_size, device)
+        return buffer
+
+    def _open(self, opened: Opened, buffer_size: int, device: torch.device | str) -> None:
         layout, self.config, self.opened = opened.layout, opened.config, opened
         super().__init__(buffer_size, layout.observation_space, layout.action_space, device)
         room = max(1, math.ceil(buffer_size * per_step(self.config.imagination.rho)))
@@ -70,6 +84,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         rho: float = 0.5,
         preset: str = "auto",
         seed: int = 0,
+        model_seed: int | None = None,
         buffer_size: int = 1_000_000,
         device: str = "auto",
         cache_dir: str | Path | None = None,
@@ -83,8 +98,10 @@ class ATraDiffReplayBuffer(ReplayBuffer):
             env: where the agent will learn, for its spaces.
             rho: share of generated transitions, in [0, 1).
             preset: "paper", "fast", "cpu", "demo", "smoke" or "auto", as for `gta_datasets.augment`.
-            seed: of training, generation and batches.
-            buffer_size: room for recorded transitions.
+            seed: of generation and batches.
+            model_seed: of training, where agents of several seeds are to share their models; None for `seed`.
+            buffer_size: room for recorded transitions; when it is full the oldest of these make way. There is
+                rho / (1 - rho) times as much for generated ones.
             device: a torch device, or "auto" for a GPU if there is one.
             cache_dir: folder of the cache, as for `gta_datasets.augment`.
             progress: show bars while training.
@@ -101,12 +118,13 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         device = torch_device(device)
         config = configured(ATraDiffConfig(), preset, device, {}, {"rho": rho, **overrides})
         seed, buffer_size = whole_number("seed", seed, *SEEDS), whole_number("buffer_size", buffer_size, *SIZES)
+        model_seed = seed if model_seed is None else whole_number("model_seed", model_seed, *SEEDS)
         data = open_data(dataset, env, invalid=config.trajectories.invalid)
-        opened = data.with_models(config, seed=seed, device=device)
+        opened = data.with_models(config, seed=seed, model_seed=model_seed, device=device)
         root = Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir()
-        description = {"dataset": opened.dataset.id, "method": config.method, "config": config.to_dict(), "seed": seed}
-        opened.diffuser.fit(Shelf(root, device, description, progress))
-        return cls(opened, buffer_size, device)
+        description = {"dataset": opened.dataset.id, "method": config.method, "config": config.to_dict()}
+        opened.diffuser.fit(Shelf(root, device, {**description, "seed": model_seed}, progress))
+        return cls._empty(opened, buffer_size, device)
 
     @classmethod
     def load(
@@ -132,7 +150,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         """
         saved = read_saved(Path(path), dataset, env, device=torch_device(device))
         with refusing_damage(Path(path)):
-            buffer = cls(saved.opened, saved.buffer_size, torch_device(device))
+            buffer = cls._empty(saved.opened, saved.buffer_size, torch_device(device))
             saved.fill(buffer, buffer.synthetic)
         buffer.state = saved.state
         return buffer
@@ -200,7 +218,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
 
         Raises:
             ConfigError: nothing has been recorded.
-            DivergenceError: training diverged.
+            DivergenceError: training diverged; the models stay as they were until the next adaptation is due.
         """
         if self.size() == 0:
             raise ConfigError("there is nothing to adapt to: no transition has been recorded; call learn() first")
@@ -213,12 +231,13 @@ class ATraDiffReplayBuffer(ReplayBuffer):
             pool = np.arange(recorded.oldest, self.state.added)
         longest = self.config.trajectories.lengths[-1]
         scores = recorded.rewards(pool, longest) if importance is None else importance(pool % self.buffer_size)
-        self.state.subset = pool[important(scores, adaptation.subset_size, generator)]
-        loss = self.opened.diffuser.adapt(
-            lambda length: recorded.windows(self.state.subset, length), self.state.adaptations
-        )
-        self.state.adaptations, self.state.adapted_at = self.state.adaptations + 1, self.state.added
-        self.costs.adaptation += time.perf_counter() - started
+        subset = pool[important(scores, adaptation.subset_size, generator)]
+        try:
+            loss = self.opened.diffuser.adapt(lambda length: recorded.windows(subset, length), self.state.adaptations)
+        finally:  # what diverged would do so again
+            self.state.adaptations, self.state.adapted_at = self.state.adaptations + 1, self.state.added
+            self.costs.adaptation += time.perf_counter() - started
+        self.state.subset = subset
         return loss
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -245,9 +264,12 @@ class ATraDiffReplayBuffer(ReplayBuffer):
             current = self.opened.source.observation_codec.flatten(obs)
             steps = diffuser.estimate(current)
             count = trajectories(rho, state.missing, diffuser.announced(float(steps[0])), chance)
-            state.wait(np.repeat(current, count, axis=0), np.repeat(steps, count))
+            state.wait(np.repeat(current, count, axis=0), np.repeat(steps, count), number)
         state.missing = left_missing(rho, state.missing)
-        if len(state.waiting) >= self.config.imagination.starts_per_batch:
+        waiting = len(state.waiting)
+        if waiting >= self.config.imagination.starts_per_batch or (
+            waiting and number - state.waiting_since >= PATIENCE
+        ):
             self._imagine()
 
     def _imagine(self) -> None:

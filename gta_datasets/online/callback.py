@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.errors import ConfigError, requires_extra
+from gta_datasets.errors import ConfigError, DivergenceError, requires_extra
 from gta_datasets.online.critics import check_critic, td_errors
 from gta_datasets.online.opening import check_one_environment
 from gta_datasets.online.state import Costs
@@ -29,8 +30,9 @@ class ATraDiffCallback(BaseCallback):
 
     In Stable-Baselines3's logger: `atradiff/generation_share` and `atradiff/adaptation_share` (of the wall-clock time
     since `learn()` began), `atradiff/seconds_per_step` (that both add to a step of the environment),
-    `atradiff/recorded` and `atradiff/generated` (transitions in the buffer), and after an adaptation
-    `atradiff/adaptations` and `atradiff/adaptation_loss`.
+    `atradiff/recorded` and `atradiff/generated` (transitions in the buffer), `atradiff/pruned` (transitions that were
+    cut out as loops), and after an adaptation `atradiff/adaptations` and `atradiff/adaptation_loss`. An adaptation
+    that diverges is a warning, and the models stay as they were.
 
     Args:
         buffer: the buffer; the same in every call of `learn()` on a model.
@@ -81,9 +83,13 @@ class ATraDiffCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self.buffer.is_adaptation_due:
             by_error = self.buffer.config.adaptation.importance == "td_error"
-            loss = self.buffer.adapt(self._td_errors if by_error else None)
-            self.logger.record("atradiff/adaptations", self.buffer.state.adaptations)
-            self.logger.record("atradiff/adaptation_loss", loss)
+            try:
+                loss = self.buffer.adapt(self._td_errors if by_error else None)
+            except DivergenceError as error:  # a long run need not end: it has the models from before
+                warnings.warn(str(error), stacklevel=2)
+            else:
+                self.logger.record("atradiff/adaptations", self.buffer.state.adaptations)
+                self.logger.record("atradiff/adaptation_loss", loss)
         return True
 
     def _on_rollout_end(self) -> None:
@@ -96,6 +102,7 @@ class ATraDiffCallback(BaseCallback):
         self.logger.record("atradiff/seconds_per_step", (generation + adaptation) / steps)
         self.logger.record("atradiff/recorded", self.buffer.size())
         self.logger.record("atradiff/generated", self.buffer.synthetic.size())
+        self.logger.record("atradiff/pruned", self.buffer.opened.diffuser.pruned)
 
     def _td_errors(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         """Of the recorded transitions in the given rows of the buffer."""

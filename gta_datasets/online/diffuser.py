@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,7 +14,7 @@ from gta_datasets.config import ATraDiffConfig
 from gta_datasets.data.bank import Columns
 from gta_datasets.data.episodes import Episodes, FloatArray
 from gta_datasets.data.reading import Source
-from gta_datasets.errors import ConfigError
+from gta_datasets.errors import ConfigError, DivergenceError
 from gta_datasets.methods.sampling import normal_numbers
 from gta_datasets.models.ending import EndingModel
 from gta_datasets.models.ensemble import LearnedModel
@@ -25,6 +26,9 @@ from gta_datasets.shelf import Shelf
 
 __all__ = ["Diffuser"]
 
+RAREST = 10.0
+"""In scales, how far a reward may lie from the mean: one success in 100,000 steps would be 316 standard deviations."""
+
 
 class Diffuser:
     """What ATraDiff generates with, on one source dataset.
@@ -32,14 +36,17 @@ class Diffuser:
     Args:
         source: the dataset's arrays.
         config: all settings.
-        seed: of training and generation.
+        seed: of generation.
+        model_seed: of training.
         device: where networks run.
 
     Raises:
         ConfigError: a length that no episode has.
     """
 
-    def __init__(self, source: Source, config: ATraDiffConfig, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, source: Source, config: ATraDiffConfig, *, seed: int, model_seed: int, device: torch.device
+    ) -> None:
         self._source, self._config, self._seed, self._device = source, config, seed, device
         lengths, longest = config.trajectories.lengths, int(source.episodes.lengths.max())
         if lengths[-1] > longest:
@@ -47,17 +54,18 @@ class Diffuser:
                 f"lengths={lengths} holds {lengths[-1]}, which is longer than every episode (longest: {longest} "
                 f"transitions); choose lengths <= {longest}"
             )
-        self._columns = Columns.of(source.episodes)
+        self._columns = _columns_of(source.episodes)
         self._models = {
-            length: TrajectoryModel(source, self._columns, config, length, seed=seed, device=device)
+            length: TrajectoryModel(source, self._columns, config, length, seed=model_seed, device=device)
             for length in lengths
         }
-        self._length_model = LengthModel(source, config.dynamics, seed=seed, device=device)
+        self._length_model = LengthModel(source, config.dynamics, seed=model_seed, device=device)
         self._parts: dict[str, TrajectoryModel | LearnedModel] = {str(length): m for length, m in self._models.items()}
         self._parts["length"] = self._length_model
         self._ending_model: EndingModel | None = None
         if source.episodes.terminations.any():
-            self._ending_model = self._parts["ending"] = EndingModel(source, config.dynamics, seed=seed, device=device)
+            self._ending_model = EndingModel(source, config.dynamics, seed=model_seed, device=device)
+            self._parts["ending"] = self._ending_model
         self._assembly = Assembly(source, self._columns, config.imagination.loop_tolerance)
         self.in_use: set[int] = set()
         """Lengths of the trajectories since the last adaptation."""
@@ -117,13 +125,26 @@ class Diffuser:
             The mean loss.
 
         Raises:
-            DivergenceError: training diverged.
+            DivergenceError: training diverged; all models are as before.
         """
         training = self._config.adaptation.training(self._config.training)
-        lengths = sorted(self.in_use) or list(self._models)
-        losses = [self._models[length].adapt(windows(length), training, number) for length in lengths]
+        models = {length: self._models[length] for length in sorted(self.in_use) or self._models}
+        try:
+            copies = {length: model.adapted(windows(length), training, number) for length, model in models.items()}
+        except DivergenceError as error:
+            raise DivergenceError(
+                f"adaptation {number} diverged, and the models stay as they were ({error}); lower "
+                f"adapt_learning_rate (now {training.learning_rate}) or adapt_steps (now {training.training_steps})"
+            ) from error
+        for length, (copy, _) in copies.items():
+            models[length].follow(copy)
         self.in_use.clear()
-        return float(np.mean(losses))
+        return float(np.mean([loss for _, loss in copies.values()]))
+
+    @property
+    def pruned(self) -> int:
+        """Transitions that were cut out of trajectories as loops, since this was made."""
+        return self._assembly.pruned
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -183,3 +204,13 @@ class Diffuser:
         ends = chances < likely
         ended: NDArray[np.bool_] = np.asarray(ends.any(axis=1))
         return np.where(ended, ends.argmax(axis=1) + 1, chances.shape[1]), ended
+
+
+def _columns_of(episodes: Episodes) -> Columns:
+    """Columns of a source whose agents may find rewards and act as nobody did in it."""
+    columns = Columns.of(episodes)
+    return dataclasses.replace(
+        columns,
+        action=columns.action.widened(episodes.actions, RAREST),
+        reward=columns.reward.widened(episodes.rewards[:, None], RAREST),
+    )

@@ -41,10 +41,10 @@ class Data:
         """Equal for datasets of equal content."""
         return content_key({"source": self.source.episodes.arrays()})
 
-    def with_models(self, config: ATraDiffConfig, *, seed: int, device: str) -> Opened:
+    def with_models(self, config: ATraDiffConfig, *, seed: int, model_seed: int, device: str) -> Opened:
         """Beside it what generates from it; nothing is trained. ConfigError for a length that no episode has."""
-        diffuser = Diffuser(self.source, config, seed=seed, device=torch.device(device))
-        return Opened(self.dataset, self.source, self.layout, diffuser, config, seed)
+        diffuser = Diffuser(self.source, config, seed=seed, model_seed=model_seed, device=torch.device(device))
+        return Opened(self.dataset, self.source, self.layout, diffuser, config, seed, model_seed)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Opened(Data):
     diffuser: Diffuser
     config: ATraDiffConfig
     seed: int
+    model_seed: int
 
 
 def open_data(

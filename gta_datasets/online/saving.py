@@ -25,7 +25,7 @@ with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
 
 __all__ = ["Saved", "read_saved", "refusing_damage", "write_saved"]
 
-KIND, VERSION = "ATraDiffReplayBuffer", 2
+KIND, VERSION = "ATraDiffReplayBuffer", 3
 """The version is raised whenever a file of the one before would be read wrongly."""
 
 MAX_BYTES = 1024**4
@@ -97,7 +97,7 @@ def write_saved(path: Path, opened: Opened, state: State, recorded: ReplayBuffer
         "version": VERSION,
         "source": opened.key,
         "config": opened.config.to_dict(),
-        "seed": opened.seed,
+        "seeds": [opened.seed, opened.model_seed],
         "buffer_size": recorded.buffer_size,
         "places": {part: [buffer.pos, int(buffer.full)] for part, buffer in parts.items()},
         "in_use": sorted(opened.diffuser.in_use),
@@ -117,7 +117,7 @@ def read_saved(
     _check_kind(path, record)
     with refusing_damage(path):
         config = ATraDiffConfig.from_dict(record["config"])
-        seed = whole_number("seed", record["seed"], *SEEDS)
+        seed, model_seed = (whole_number("seed", each, *SEEDS) for each in record["seeds"])
         buffer_size = whole_number("buffer_size", record["buffer_size"], *SIZES)
         key = record["source"]
     data = open_data(dataset, env, invalid=config.trajectories.invalid)
@@ -127,7 +127,7 @@ def read_saved(
             "from"
         )
     with refusing_damage(path):
-        opened = data.with_models(config, seed=seed, device=device)
+        opened = data.with_models(config, seed=seed, model_seed=model_seed, device=device)
         opened.diffuser.restore(found.under("weights"))
         opened.diffuser.in_use = set(record["in_use"])
         if not opened.diffuser.in_use <= set(config.trajectories.lengths):

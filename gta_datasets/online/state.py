@@ -45,9 +45,12 @@ class State:
     """Flat states that trajectories are to begin in, (n, obs_dim)."""
     waiting_steps: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """How many transitions are left from these, (n,)."""
+    waiting_since: int = 0  # number of the transition whose state waits longest
 
-    def wait(self, states: FloatArray, steps: NDArray[np.float64]) -> None:
-        """Note states (n, obs_dim) to begin in, with the transitions (n,) that are left from there."""
+    def wait(self, states: FloatArray, steps: NDArray[np.float64], number: int) -> None:
+        """Note states (n, obs_dim) of transition `number` to begin in, and how many are left from there, (n,)."""
+        if len(self.waiting) == 0:
+            self.waiting_since = number
         self.waiting = np.concatenate([self.waiting, states]) if len(self.waiting) else states
         self.waiting_steps = np.concatenate([self.waiting_steps, steps])
 

@@ -31,10 +31,11 @@ from gta_datasets.networks.precision import autocast
 from gta_datasets.seeding import numpy_generator, seeded, torch_generator
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 from gta_datasets.training.loop import train
+from gta_datasets.training.team import Team
 
 __all__ = ["TrajectoryModel"]
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same configuration would give other weights."""
 
 
@@ -87,8 +88,8 @@ class TrajectoryModel:
         self._offline = fitted.module
         return fitted.digest
 
-    def adapt(self, windows: Episodes, config: TrainingConfig, number: int) -> float:
-        """Train the copy on recorded windows, each of at most `length` transitions.
+    def adapted(self, windows: Episodes, config: TrainingConfig, number: int) -> tuple[EDMDenoiser, float]:
+        """What training on recorded windows, each of at most `length` transitions, makes of the copy; it stays.
 
         Args:
             windows: an episode for every window.
@@ -96,10 +97,10 @@ class TrajectoryModel:
             number: of the adaptation; random numbers depend on it.
 
         Returns:
-            The mean loss.
+            What `follow` takes, and the mean loss.
 
         Raises:
-            DivergenceError: training diverged; the copy is as before.
+            DivergenceError: training diverged.
         """
         module = copy.deepcopy(self._trained if self._adapted is None else self._adapted).train().requires_grad_(True)
         starts = windows.offsets[:-1]
@@ -110,9 +111,14 @@ class TrajectoryModel:
 
         loss = self._loss(module, windows, draw, f"adapt noise {self._length}/{number}", config)
         with tempfile.TemporaryDirectory() as folder:  # the loop could be resumed, but this is too short to be worth it
-            result = train(module, loss, config, checkpoint=Path(folder) / "adaptation", run_id="adaptation")
-        self._adapted = self._frozen(result.weights)
-        return float(np.mean(result.losses))
+            # Each agent adapts by itself, also where a launch runs several.
+            checkpoint = Path(folder) / "adaptation"
+            result = train(module, loss, config, checkpoint=checkpoint, run_id="adaptation", team=Team())
+        return self._frozen(result.weights), float(np.mean(result.losses))
+
+    def follow(self, copy: EDMDenoiser) -> None:
+        """Let `copy` be what follows the environment."""
+        self._adapted = copy
 
     def generate(
         self, states: NDArray[np.float32], context: NDArray[np.float32], noise: Numbers, *, offline: bool

@@ -44,10 +44,11 @@ def train(
     checkpoint: Path,
     run_id: str,
     progress: bool = False,
+    team: Team | None = None,
 ) -> TrainingResult:
     """Train `module` and return the exponential moving average of its weights.
 
-    In a launch of several processes all of them have to call this. The loss of a step is then the mean of theirs, and
+    All processes of the team have to call this. The loss of a step is then the mean of theirs, and
     the first process alone writes the checkpoint.
 
     Args:
@@ -57,12 +58,13 @@ def train(
         checkpoint: file that is written every `config.checkpoint_seconds` and resumed from; removed by the caller.
         run_id: names what is trained; a checkpoint of another run is not resumed.
         progress: show a bar with loss and time left.
+        team: the processes that train it together; None for those of the launch.
 
     Raises:
         DivergenceError: a loss or a weight is not finite. The last checkpoint, from before, is kept.
         CacheError: the checkpoint cannot be written, is not one, or does not fit the module.
     """
-    team = Team.of_launch()
+    team = Team.of_launch() if team is None else team
     run = _Run(module, config, team)
     run.resume(checkpoint, run_id)
     team.check_same(run.step, module)

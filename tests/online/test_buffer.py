@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
 from gta_datasets.online import ATraDiffReplayBuffer
-from tests.builders import edit_file, make_dataset
+from tests.builders import edit_file, make_dataset, write_buffers
 from tests.online.worlds import QUICK, Line, line_dataset, quick_buffer
 
 
@@ -249,3 +252,67 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         quick_buffer(dataset, **arguments)
+
+
+def test_models_do_not_make_the_buffer() -> None:
+    with pytest.raises(ConfigError, match=r"made by ATraDiffReplayBuffer\.from_dataset"):
+        SAC("MlpPolicy", Line(), replay_buffer_class=ATraDiffReplayBuffer, device="cpu")
+
+
+def test_agents_of_several_seeds_may_share_their_models(
+    dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers = [quick_buffer(dataset, seed=0, model_seed=7, cache_dir=tmp_path)]
+    monkeypatch.setattr("gta_datasets.training.fitting.train", None)  # nothing is trained any more
+    buffers.append(quick_buffer(dataset, seed=1, model_seed=7, cache_dir=tmp_path))
+    for buffer in buffers:
+        walk(buffer, 60)
+    first, second = (buffer.opened.diffuser.weights for buffer in buffers)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not same(*(buffer.sample(100) for buffer in buffers))
+    buffers[1].save(tmp_path / "buffer")
+    loaded = ATraDiffReplayBuffer.load(tmp_path / "buffer", dataset, Line(), device="cpu")
+    assert (loaded.opened.seed, loaded.opened.model_seed) == (1, 7)
+
+
+def test_no_state_waits_for_ever(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gta_datasets.online.buffer.PATIENCE", 30)
+    buffer, since = quick_buffer(dataset, rho=0.1, lengths=(5,), starts_per_batch=1_000), []
+    for number in range(300):
+        walk(buffer, 1, number)
+        since.append(number - buffer.state.waiting_since if len(buffer.state.waiting) else 0)
+    assert max(since) == 29
+    assert buffer.synthetic.size() > 0
+
+
+def test_rewards_that_the_data_never_saw_are_generated_once_recorded(dataset: minari.MinariDataset) -> None:
+    """Data of an agent that never found what is rewarded have a constant reward."""
+    poor = make_like(dataset, "buffer/poor-v0", reward=0.0)
+    settings = {"adapt_steps": 150, "adapt_learning_rate": 0.01, "frozen_share": 0.0, "width": 16, "sampler_steps": 4}
+    buffer = quick_buffer(poor, lengths=(2,), **settings)
+    for number in range(60):
+        state, following = np.array([[number % 10, 0.5]]), np.array([[number % 10 + 1.0, 0.5]])
+        buffer.add(state, following, np.zeros((1, 1)), np.ones(1), np.array([number % 10 == 9]), [{}])
+
+    def reward() -> float:
+        return float(buffer.opened.diffuser.imagine(np.tile([[4.0, 0.5]], (60, 1)), np.full(60, 2.0), 9).rewards.mean())
+
+    before = reward()
+    buffer.adapt()
+    assert reward() > before + 0.3
+
+
+def make_like(dataset: minari.MinariDataset, dataset_id: str, reward: float) -> minari.MinariDataset:
+    """The same episodes with another reward."""
+    buffers = [
+        EpisodeBuffer(
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=np.full(len(episode.rewards), reward),
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+            infos={},
+        )
+        for episode in dataset
+    ]
+    return write_buffers(dataset_id, buffers, dataset.observation_space, dataset.action_space)

@@ -15,9 +15,11 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from gta_datasets.errors import ConfigError
+from gta_datasets.errors import ConfigError, DivergenceError
 from gta_datasets.online import ATraDiffReplayBuffer
 from gta_datasets.online.critics import td_errors
+from gta_datasets.training.loop import train
+from gta_datasets.training.team import Team
 from tests.online.worlds import QUICK, Line, line_dataset, quick_buffer
 
 Array = NDArray[np.floating[Any]]
@@ -49,6 +51,7 @@ def test_models_learn_and_log(algorithm: Any, dataset: minari.MinariDataset) -> 
     assert buffer.state.batches == model._n_updates == 70
     logged = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("atradiff/")}
     assert (logged["atradiff/recorded"], logged["atradiff/generated"]) == (80, buffer.synthetic.size())
+    assert logged["atradiff/pruned"] == buffer.opened.diffuser.pruned
     assert (logged["atradiff/adaptations"], np.isfinite(logged["atradiff/adaptation_loss"])) == (2, True)
     shares = logged["atradiff/generation_share"], logged["atradiff/adaptation_share"]
     assert min(shares) > 0
@@ -190,3 +193,35 @@ def test_errors_leave_global_generators_alone(dataset: minari.MinariDataset) -> 
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("options", [{"use_sde": True}, {"train_freq": (1, "episode"), "gradient_steps": -1}])
+def test_ways_to_learn(options: dict[str, Any], dataset: minari.MinariDataset) -> None:
+    buffer = quick_buffer(dataset, adapt_every=30)
+    model = model_of(SAC, **options)
+    model.learn(60, callback=buffer.callback())
+    assert model._n_updates > 0
+    assert buffer.state.adaptations == 1
+    assert buffer.synthetic.size() > 0
+
+
+def test_an_adaptation_that_diverges_is_left_out(
+    dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = quick_buffer(dataset, adapt_every=30, adapt_learning_rate=1e-3, starts_per_batch=1_000)
+    calls: list[Team] = []
+
+    def train_once(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["team"])
+        if len(calls) == 2:  # of the second length
+            raise DivergenceError("the loss of step 1 is nan")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr("gta_datasets.online.trajectory_model.train", train_once)
+    with pytest.warns(UserWarning, match=r"adaptation 0 diverged.*lower adapt_learning_rate \(now 0.001\)"):
+        model_of(SAC).learn(40, callback=buffer.callback())
+    assert (buffer.state.adapted_at, buffer.state.adaptations, len(buffer.state.subset)) == (30, 1, 0)
+    assert not any(name.partition(".")[2].startswith("adapted") for name in buffer.opened.diffuser.weights)
+    buffer.adapt()
+    assert len(buffer.state.subset) > 0
+    assert {team.size for team in calls} == {1}, "whatever launch it is part of, an agent adapts by itself"

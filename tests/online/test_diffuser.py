@@ -42,7 +42,7 @@ def source() -> Source:
 @pytest.fixture
 def fitted(source: Source, tmp_path: Path) -> Callable[..., Diffuser]:
     def make(seed: int = 0, **overrides: Any) -> Diffuser:
-        diffuser = Diffuser(source, config_of(**overrides), seed=seed, device=CPU)
+        diffuser = Diffuser(source, config_of(**overrides), seed=seed, model_seed=seed, device=CPU)
         diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
         return diffuser
 
@@ -54,7 +54,7 @@ def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(tmp_path: Pa
     of_models = {"training_steps": 200, "train_batch_size": 48, "width": 32, "depth": 2, "learning_rate": 0.003}
     of_endings = {"dynamics_steps": 400, "dynamics_width": 16}
     config = config_of(lengths=(4,), sampler_steps=8, **of_models, **of_endings)
-    diffuser = Diffuser(source, config, seed=0, device=CPU)
+    diffuser = Diffuser(source, config, seed=0, model_seed=0, device=CPU)
     diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
     starts = np.array([[1.0, 0.5], [3.0, -0.5], [4.5, 0.0], [9.5, 0.3]])
     made = diffuser.imagine(starts, np.full(4, 4.0), 0)
@@ -71,7 +71,7 @@ def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(tmp_path: Pa
 
 def test_trajectories_end_as_often_as_it_is_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = read_episodes(line_dataset("diffuser/ending-v0"))
-    diffuser = Diffuser(source, config_of(lengths=(5,)), seed=0, device=CPU)
+    diffuser = Diffuser(source, config_of(lengths=(5,)), seed=0, model_seed=0, device=CPU)
     diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
     monkeypatch.setattr(EndingModel, "predict", lambda self, states, *others: np.full(len(states), 0.2))
     made, again, other = (diffuser.imagine(np.zeros((400, 2)), np.full(400, 5.0), number) for number in (0, 0, 1))
@@ -83,7 +83,7 @@ def test_trajectories_end_as_often_as_it_is_likely(tmp_path: Path, monkeypatch: 
 
 
 def test_the_shortest_model_that_is_long_enough_is_chosen(source: Source) -> None:
-    diffuser = Diffuser(source, config_of(lengths=(2, 5, 9)), seed=0, device=CPU)
+    diffuser = Diffuser(source, config_of(lengths=(2, 5, 9)), seed=0, model_seed=0, device=CPU)
     assert [diffuser.horizon(steps) for steps in (1.0, 2.0, 2.1, 5.0, 8.7, 9.0, 300.0)] == [2, 2, 5, 5, 9, 9, 9]
     assert [diffuser.announced(steps) for steps in (1.0, 3.3, 300.0)] == [2.0, 3.3, 9.0]
 
@@ -146,7 +146,7 @@ def test_trajectories_longer_than_every_episode_are_refused(source: Source) -> N
     longest = int(source.episodes.lengths.max())
     message = rf"holds 200, which is longer than every episode \(longest: {longest} transitions\); choose lengths <="
     with pytest.raises(ConfigError, match=message):
-        Diffuser(source, config_of(lengths=(3, 200)), seed=0, device=CPU)
+        Diffuser(source, config_of(lengths=(3, 200)), seed=0, model_seed=0, device=CPU)
 
 
 def looped() -> Episodes:
@@ -179,7 +179,9 @@ def test_loops_are_cut_where_a_trajectory_is_too_long(tolerance: float, steps: f
     states = episodes.observations.copy()
     states[-2] = states[7]  # the loop of the second closes a transition before the task ends
     episodes = dataclasses.replace(episodes, observations=states)
-    kept = Assembly(source, columns, tolerance).transitions(episodes, np.full(2, steps))
+    assembly = Assembly(source, columns, tolerance)
+    kept = assembly.transitions(episodes, np.full(2, steps))
+    assert assembly.pruned == 11 - len(left)
     np.testing.assert_array_equal(kept.rewards, left)
     rows = episodes.transition_rows[left]
     np.testing.assert_array_equal(kept.observations, episodes.observations[rows])

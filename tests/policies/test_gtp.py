@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
 from gta_datasets.policies import GTPBCConfig, GTPConfig
 from gta_datasets.policies.updates import advantage_weights
-from tests.builders import linear_dataset
+from tests.builders import linear_dataset, make_dataset
 from tests.policies.helpers import TINY, built, d3rlpy, fit, minibatch, signs
 from tests.smoke import tiny
 
@@ -230,3 +232,21 @@ def test_actions_out_of_bounds_are_refused(config: type[Any]) -> None:
     batch.actions[3, 1] = -2
     with pytest.raises(DatasetError, match=r"reach 2, .* within -1 and 1; give .* an action_scaler"):
         algorithm.update(batch)
+
+
+def test_training_goes_on_online() -> None:
+    env = gymnasium.make("Pendulum-v1")
+    box = {"observation_space": env.observation_space, "action_space": env.action_space}
+    offline = to_d3rlpy(make_dataset("policies/pendulum-v0", lengths=(20,) * 4, **box))
+    scaler = d3rlpy.preprocessing.MinMaxActionScaler(minimum=np.full(1, -2.0), maximum=np.full(1, 2.0))
+    algorithm = GTPConfig(**TINY, action_scaler=scaler).create()
+    fit(algorithm, offline, 2)
+    online = d3rlpy.dataset.create_fifo_replay_buffer(100, env=env, trajectory_slicer=offline.trajectory_slicer)
+    actor = algorithm.impl.modules.actor
+    before = parameters_to_vector(actor.parameters())
+    algorithm.fit_online(
+        env, online, n_steps=50, update_start_step=40, show_progress=False,
+        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+    )  # fmt: skip
+    assert online.transition_count > 0
+    assert not torch.equal(before, parameters_to_vector(actor.parameters()))
