@@ -30,8 +30,8 @@ def linear_schedule(start: float, end: float, num_batches: int) -> Callable[[int
     Raises:
         ConfigError: a share is not in [0, 1], or `num_batches` is less than 1.
     """
-    _check_share(start)
-    _check_share(end)
+    _check_share(start, "start")
+    _check_share(end, "end")
     if not num_batches >= 1:
         raise ConfigError(f"num_batches={num_batches} is not allowed; choose at least 1")
     return partial(_interpolate, start, end, num_batches)  # can be pickled, so that buffers can
@@ -57,6 +57,8 @@ class Mixture:
         real_fraction: share of real data; None draws from all transitions alike.
         weights: how much more likely each transition is drawn than others of its kind (with a share) or than all others
             (without), (num_real + num_generated,); any non-negative scale.
+        online_fraction: share of transitions that were added since, once there are any, as exact; the rest of a batch
+            is drawn as if there were none. None counts them among the real ones.
         seed: of the draws.
 
     Raises:
@@ -71,12 +73,14 @@ class Mixture:
         *,
         real_fraction: Fraction | None = None,
         weights: ArrayLike | None = None,
+        online_fraction: float | None = None,
         seed: int = 0,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ConfigError(f"seed={seed!r} is not allowed; choose a whole number of at least 0")
         self.num_real, self.num_generated, self.real_fraction = num_real, num_generated, real_fraction
-        self._seed, self._owner, self._batches, self._owed = seed, os.getpid(), 0, 0.0
+        self.online_fraction = None if online_fraction is None else _check_share(online_fraction, "online_fraction")
+        self._seed, self._owner, self._batches, self._owed, self._owed_online = seed, os.getpid(), 0, 0.0, 0.0
         self._generator = np.random.default_rng(seed)
         self._cumulative = None if weights is None else self._accumulate(weights)
         if real_fraction is not None:
@@ -96,11 +100,14 @@ class Mixture:
 
         Args:
             size: of the batch.
-            online: real transitions that were added since, numbered after the generated ones; with weights, each is as
-                likely as one of average weight.
+            online: real transitions that were added since, numbered after the generated ones; without a share of their
+                own and with weights, each is as likely as one of average weight.
         """
         self._leave_parent()
         end = self.num_real + self.num_generated
+        if online and self.online_fraction is not None:
+            self._owed_online, new = _whole(self._owed_online + self.online_fraction * size, size)
+            return np.concatenate([self.draw(size - new), self._generator.integers(end, end + online, new)])
         if self.real_fraction is None and self._cumulative is None:
             self._batches += 1
             return self._generator.integers(0, end + online, size)
@@ -118,10 +125,7 @@ class Mixture:
         """How many transitions of the next batch are real, if all real and all generated ones weigh that much."""
         if self.real_fraction is None:
             return int(self._generator.binomial(size, of_real / (of_real + of_generated)))
-        self._owed += self._share(of_real, of_generated) * size
-        # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
-        real = min(math.floor(self._owed + 1e-6), size)
-        self._owed -= real
+        self._owed, real = _whole(self._owed + self._share(of_real, of_generated) * size, size)
         return real
 
     @cached_property
@@ -144,7 +148,7 @@ class Mixture:
     def _share(self, of_real: float, of_generated: float) -> float:
         """The share for the next batch, where all real and all generated transitions weigh that much."""
         share = self.real_fraction(self._batches) if callable(self.real_fraction) else self.real_fraction
-        share = _check_share(share)
+        share = _check_share(share, "real_fraction")
         for needed, kind, count, mass in (
             (share, "real", self.num_real, of_real),
             (1 - share, "generated", self.num_generated, of_generated),
@@ -180,7 +184,14 @@ class Mixture:
             self._generator = np.random.default_rng([self._seed, worker.id if worker else self._owner, self._batches])
 
 
-def _check_share(share: object) -> float:
+def _whole(owed: float, most: int) -> tuple[float, int]:
+    """What stays owed, and the whole number that is given now."""
+    # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
+    given = min(math.floor(owed + 1e-6), most)
+    return owed - given, given
+
+
+def _check_share(share: object, name: str) -> float:
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
-        raise ConfigError(f"real_fraction={share!r} is not allowed; choose a number in [0, 1]")
+        raise ConfigError(f"{name}={share!r} is not allowed; choose a number in [0, 1]")
     return float(share)

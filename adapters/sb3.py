@@ -38,6 +38,7 @@ def to_sb3(
     *,
     real_fraction: Fraction | None = None,
     weights: ArrayLike | None = None,
+    online_fraction: float | None = None,
     seed: int = 0,
     buffer_size: int = 1_000_000,
     device: torch.device | str = "auto",
@@ -53,6 +54,9 @@ def to_sb3(
             the number of batches drawn so far (`gta_datasets.adapters.linear_schedule`); None draws from all alike.
         weights: how much more likely each transition is drawn than others, (N,), the real ones first; one that was
             added online is as likely as one of average weight.
+        online_fraction: share of transitions added online in every batch, in [0, 1], once there are any, whatever
+            `real_fraction` says of the rest; 0.5 is the symmetric sampling of RLPD (Ball et al. 2023, arXiv 2302.02948,
+            section 4.1). None draws them like the other real ones, of which they are few for long.
         seed: of the draws.
         buffer_size: room for transitions that are added online; when it is full the oldest of these make way.
         device: where batches go.
@@ -68,9 +72,10 @@ def to_sb3(
     """
     if not isinstance(buffer_size, int | np.integer) or buffer_size < 1:
         raise ConfigError(f"buffer_size={buffer_size!r} is not allowed; choose a whole number of at least 1")
-    if copy and not (real_fraction is None and weights is None):
+    if copy and not (real_fraction is None and weights is None and online_fraction is None):
         raise ConfigError(
-            "real_fraction and weights need copy=False: an ordinary ReplayBuffer draws from all transitions alike"
+            "real_fraction, online_fraction and weights need copy=False: an ordinary ReplayBuffer draws from all "
+            "transitions alike"
         )
     if isinstance(dataset, minari.MinariDataset):  # of anything else, Corpus says that it is not a dataset
         check_spaces(dataset, env)  # before what is missing is generated, which may take long
@@ -79,7 +84,14 @@ def to_sb3(
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
     if copy:
         return filled_buffer(corpus, layout, buffer_size, device, n_envs)
-    mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
+    mixture = Mixture(
+        corpus.num_real,
+        corpus.num_generated,
+        real_fraction=real_fraction,
+        weights=weights,
+        online_fraction=online_fraction,
+        seed=seed,
+    )
     kind = AugmentedDictReplayBuffer if layout.is_dict else AugmentedReplayBuffer
     return kind(corpus, layout, mixture, buffer_size, device, n_envs)
 

@@ -39,12 +39,16 @@ __all__ = ["VARIANTS", "main", "run"]
 VARIANTS: Mapping[str, Mapping[str, Any] | None] = {
     "none": None,
     "offline": None,
+    "offline-half": None,
     "atradiff": {},
     "no-pruning": {"loop_tolerance": 0.0},
     "no-adaptation": {"adapt_every": 0},
     "single-length": {"lengths": (15,)},
 }
 """Settings of ATraDiff; None where there is none of it."""
+
+ONLINE_SHARES: Mapping[str, float | None] = {"offline": None, "offline-half": 0.5}
+"""What an agent with the offline data in its buffer has of its own in a batch; None draws from all alike."""
 
 SETTINGS = ("dataset", "offline_steps", "reward", "shift", "steps", "every", "episodes", "rho", "preset")
 """What tells runs apart, besides variant and seed."""
@@ -65,12 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=5_000, help="steps between two evaluations")
     parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
     parser.add_argument("--rho", type=float, default=0.5)
+    parser.add_argument("--adapt-every", type=int, help="steps between two adaptations (default: the library's)")
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledger")
     parser.add_argument("--show", type=float, metavar="RETURN", help="how soon agents reach this return")
     options = parser.parse_args(arguments)
     path, settings = options.results / "online.jsonl", {name: getattr(options, name) for name in SETTINGS}
+    if options.adapt_every is not None:
+        settings["adapt_every"] = options.adapt_every
     if options.show is not None:
         show(record.read_lines(path), settings, options.variant or VARIANTS, options.show, options.results)
         return
@@ -120,11 +127,14 @@ def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:
             model_seed=MODEL_SEED,
             device=device,
             progress=False,
-            **settings,
+            **({"adapt_every": unit["adapt_every"]} if "adapt_every" in unit else {}) | settings,
         )
         callbacks.append(buffer.callback())
-    elif unit["variant"] == "offline":
-        model.replay_buffer = to_sb3(dataset, model.get_env(), seed=unit["seed"], device=model.device)
+    elif unit["variant"] in ONLINE_SHARES:
+        share = ONLINE_SHARES[unit["variant"]]
+        model.replay_buffer = to_sb3(
+            dataset, model.get_env(), online_fraction=share, seed=unit["seed"], device=model.device
+        )
     prepared, started = time.perf_counter() - started, time.perf_counter()
     model.learn(unit["steps"], callback=callbacks)
     seconds = time.perf_counter() - started - evaluation.seconds

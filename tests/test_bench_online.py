@@ -58,18 +58,28 @@ def test_shifts_change_the_physics(shift: str | None) -> None:
 
 def test_runs_are_done_once_and_say_what_they_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--steps", "120", "--every", "60", "--episodes", "1", "--offline-steps", "100", "--preset", "smoke"]
-    every = [word for variant in ("none", "offline", "atradiff") for word in ("--variant", variant)]
+    every = [word for variant in ("none", "offline", "offline-half", "atradiff") for word in ("--variant", variant)]
     for _ in range(2):
         online.main([HOPPER, *every, *tiny, "--shift", "mass", "--device", "cpu", "--results", str(tmp_path)])
-    assert capsys.readouterr().out.count("done already") == 3
+    assert capsys.readouterr().out.count("done already") == 4
     lines = record.read_lines(tmp_path / "online.jsonl")
-    assert [line["unit"]["variant"] for line in lines] == ["none", "offline", "atradiff"]
+    assert [line["unit"]["variant"] for line in lines] == ["none", "offline", "offline-half", "atradiff"]
     for line in lines:
         assert line["returns"].keys() == {"60", "120"}
         assert line["seconds_per_step"] > 0
-    assert lines[2]["seconds_per_step"] > lines[2]["seconds_per_step_generation"] > 0
+    assert lines[1]["returns"] != lines[2]["returns"], "their batches differ"
+    assert lines[3]["seconds_per_step"] > lines[3]["seconds_per_step_generation"] > 0
     assert "generated" not in lines[1]
-    assert lines[2]["generated"] > 0
+    assert lines[3]["generated"] > 0
+
+
+def test_how_often_models_adapt_is_part_of_a_run(tmp_path: Path) -> None:
+    tiny = ["--steps", "120", "--every", "60", "--episodes", "1", "--offline-steps", "100", "--preset", "smoke"]
+    variants = ["--variant", "atradiff", "--variant", "no-adaptation"]
+    online.main([HOPPER, *variants, *tiny, "--adapt-every", "50", "--device", "cpu", "--results", str(tmp_path)])
+    lines = record.read_lines(tmp_path / "online.jsonl")
+    assert [(line["unit"]["adapt_every"], line["adaptations"]) for line in lines] == [(50, 2), (50, 0)]
+    assert all(line["pruned"] >= 0 for line in lines)
 
 
 def test_runs_are_compared_by_when_they_reach_a_return(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ class Assembly:
             pruned = np.arange(body)
             if tolerance > 0:
                 pruned = prune(states[begin + number : begin + number + body + 1], wanted, tolerance)
-                self.pruned += body - len(pruned)
+                self.pruned += int(body) - len(pruned)
             kept.append(begin + np.append(pruned, np.arange(body, end - begin)))
         places = np.concatenate(kept)
         rows = episodes.transition_rows[places]

@@ -130,9 +130,25 @@ def test_what_is_added_online_is_real_where_nothing_else_is() -> None:
         mixture.draw(8)
 
 
+@pytest.mark.parametrize("size", [1, 7, 256])
+def test_what_is_added_online_may_have_a_share_of_its_own(size: int) -> None:
+    mixture, plain = (Mixture(20, 10, real_fraction=0.5, online_fraction=share) for share in (0.3, None))
+    np.testing.assert_array_equal(mixture.draw(64), plain.draw(64), "until there is something")
+    drawn = [mixture.draw(size, online=2) for _ in range(40)]
+    assert {len(batch) for batch in drawn} == {size}
+    added = [int((batch >= 30).sum()) for batch in drawn]
+    assert sum(added) == round(0.3 * size * 40)
+    assert max(added) - min(added) <= 1
+    offline = np.concatenate(drawn)
+    assert ((offline < 20).sum() - ((offline >= 20) & (offline < 30)).sum()) in (0, 1)
+    assert (offline < 32).all()
+    assert (Mixture(20, 10, online_fraction=1.0).draw(50, online=2) >= 30).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"online_fraction": -0.1}, r"online_fraction=-0.1 is not allowed; choose a number in \[0, 1\]"),
         ({"real_fraction": 1.5}, r"real_fraction=1.5 is not allowed; choose a number in \[0, 1\]"),
         ({"real_fraction": "half"}, "real_fraction='half' is not allowed"),
         ({"real_fraction": float("nan")}, "real_fraction=nan is not allowed"),

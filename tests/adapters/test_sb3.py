@@ -192,6 +192,13 @@ def test_what_is_added_joins_the_real_data(augmented: GTAAugmentedDataset) -> No
     assert buffer.size() == augmented.total_steps
 
 
+def test_half_of_every_batch_may_be_what_was_added(augmented: GTAAugmentedDataset) -> None:
+    buffer = augmented.to_sb3(online_fraction=0.5, device="cpu", buffer_size=6)
+    buffer.add(*(np.full((1, size), 0.7, np.float32) for size in (3, 3, 2)), np.ones(1), np.zeros(1), [{}])
+    for _ in range(5):
+        assert (buffer.sample(8).observations.numpy() == np.float32(0.7)).all(axis=1).sum() == 4
+
+
 def test_what_is_added_counts_as_of_average_weight(augmented: GTAAugmentedDataset) -> None:
     weights = np.zeros(augmented.total_steps)
     weights[:2] = 1.0, 3.0
@@ -272,7 +279,7 @@ def test_an_environment_with_other_spaces_is_refused(augmented: GTAAugmentedData
 
 
 def test_options_that_make_no_sense_are_refused(augmented: GTAAugmentedDataset) -> None:
-    for options in ({"real_fraction": 0.5}, {"weights": np.ones(augmented.total_steps)}):
+    for options in ({"real_fraction": 0.5}, {"weights": np.ones(augmented.total_steps)}, {"online_fraction": 0.5}):
         with pytest.raises(ConfigError, match="need copy=False"):
             augmented.to_sb3(copy=True, **options)
     with pytest.raises(ConfigError, match="buffer_size=0"):
