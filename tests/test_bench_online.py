@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gymnasium
@@ -9,9 +10,10 @@ import minari
 import numpy as np
 import pytest
 
-from benchmarks import online, online_tasks, record
+from benchmarks import lengths, online, online_tasks, record
 from gta_datasets.config import ATraDiffConfig
 from tests.benches import HOPPER, small_hopper
+from tests.online.worlds import line_dataset
 
 _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
@@ -118,3 +120,24 @@ def test_ablations_are_settings_of_atradiff() -> None:
         if settings is not None:
             config = ATraDiffConfig().replace(**settings)
             assert (config == ATraDiffConfig()) == (name == "atradiff")
+
+
+def test_estimated_lengths_are_judged_by_episodes_that_were_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = line_dataset("bench/line-v0", episodes=30)
+    seen, unseen = lengths.split(dataset)
+    assert unseen.episode_ids.tolist() == [0, 10, 20]
+    assert sorted([*seen.episode_ids, *unseen.episode_ids]) == list(range(30))
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    lengths.main([dataset.id, "--preset", "smoke"])
+    found = json.loads((tmp_path / "lengths" / "bench-line-v0.json").read_text())
+    assert found["states"] == unseen.episodes.num_transitions
+    assert found["estimated"].keys() == found["median_of_seen"].keys()
+    assert found["median_of_seen"]["rank_correlation"] is None
+    assert (tmp_path / "lengths" / "bench-line-v0.png").stat().st_size > 0
+
+
+def test_how_lengths_are_judged() -> None:
+    found = lengths.judge(np.array([5.0, 6.0, 40.0, 10.0]), np.array([5, 3, 20, 31]), (5, 15, 31))
+    assert found == {"rank_correlation": 0.6, "median_factor": 2.0, "within_factor_2": 0.75, "right_model": 0.5}
