@@ -191,7 +191,7 @@ def test_lines_that_fit_nowhere_are_named(tmp_path: Path) -> None:
     with (tmp_path / ledger.RUNS).open("a") as file:
         file.write("{")
     text = render(tmp_path)
-    assert "no unit of this scale has updates 150000." in text
+    assert "no unit of this scale has updates 150000, engine d3rlpy." in text
     assert f"{first.id}: the settings of its data are no longer what the library takes." in text
     assert f"{tmp_path / ledger.RUNS}, line 2 is no result" in text
     assert "|" not in text
