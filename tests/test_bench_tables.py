@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import ledger, tables
+from benchmarks.charts import learning_curves
 from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.results_table import mixtures, score
 from benchmarks.statistics import share_above, summarise, welch
@@ -138,6 +139,21 @@ def test_without_lines_there_are_no_numbers(tmp_path: Path) -> None:
     for name, experiment in EXPERIMENTS.items():
         assert f"## Table {name}" in text
         assert experiment.skipped is None or f"Skipped: {experiment.skipped}." in text
+
+
+def test_curves_are_of_what_there_is() -> None:
+    first, second, *_ = gym_units("GTA")
+    runs = {("TD3BC", first.task.name, "GTA"): [line(first, 40), line(second, 60)]}
+    figure = learning_curves(EXPERIMENTS["1-gym"], "TD3BC", runs)
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GTA"]
+    axes = figure.axes[0]
+    (ends,) = [curve.get_ydata()[-1] for curve in axes.get_lines()]
+    low, high = first.task.reference or (0, 100)
+    assert ends == pytest.approx(low + 0.5 * (high - low))
+    (band,) = axes.collections
+    upper = band.get_paths()[0].vertices[:, 1].max()
+    assert upper == pytest.approx(low + (high - low) * (0.5 + np.std([0.4, 0.6], ddof=1)))
 
 
 def test_the_page_is_one_file_with_pictures(tmp_path: Path) -> None:
