@@ -220,16 +220,33 @@ def test_failed_units_are_counted(tmp_path: Path) -> None:
     assert f"{total - 1} of {total} units are missing, 1 of them failed." in render(tmp_path, "--table", "1")
 
 
+def judged(unit: Unit, quality: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the quality benchmark."""
+    return {"unit": unit.identity, "quality": quality, "versions": VERSIONS, "config": unit.config}
+
+
+def test_the_source_is_that_of_the_largest_sample(tmp_path: Path) -> None:
+    units = [unit for unit in units_of([EXPERIMENTS["21"]], SCALES["cpu"]) if unit.task == GYM[0]]
+    windows = {"S4RL": 17, "SynthER": 16_384, "GTA": 1_093}
+    qualities = [
+        {
+            "generated": {"oracle_reward": 5.0},
+            "source": {"oracle_reward": number / 1_000},
+            "checked_windows": number,
+        }
+        for number in windows.values()
+    ]
+    chosen = [unit for unit in units if unit.method.name in windows]
+    write(tmp_path, [judged(*pair) for pair in zip(chosen, qualities, strict=True)], ledger.JUDGED)
+    assert row(render(tmp_path, "--table", "21"), GYM[0].name, "21")["source"].startswith("16.38")
+
+
 def test_judged_data_come_from_the_quality_benchmark(tmp_path: Path) -> None:
     unit = next(each for each in units_of([EXPERIMENTS["19"]], SCALES["cpu"]) if each.method.name == "amplified")
     scores = {"oracle_reward": 5.332, "dynamics_mse": 0.0132, "novelty": {"both": 0.7}}
     source = {"oracle_reward": 4.466, "dynamics_mse": 0.0, "novelty": None}
-    quality = {"generated": scores, "source": source}
-    write(
-        tmp_path,
-        [{"unit": unit.identity, "quality": quality, "versions": VERSIONS, "config": unit.config}],
-        ledger.JUDGED,
-    )
+    quality = {"generated": scores, "source": source, "checked_windows": 1_093}
+    write(tmp_path, [judged(unit, quality)], ledger.JUDGED)
     text = render(tmp_path, "--table", "19")
     assert "2 of 3 units are missing." in text
     _, _, part = text.partition("## Table 19")
