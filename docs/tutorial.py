@@ -15,9 +15,9 @@
 # 3. a generative trajectory policy (GTP) trained on both,
 # 4. an agent that learns online beside a model of the dataset (ATraDiff).
 #
-# The size `"small"` only shows that everything runs: its numbers mean nothing. `"real"` takes far longer, long enough to
-# see what every part does. It is one seed and few updates, and no evidence that one thing is better than another; for
-# that there are [measured results](does-it-help.md).
+# The size `"small"` only shows that everything runs: its numbers mean nothing. `"real"` takes far longer, enough to see
+# what every part does. It is one seed and few updates, and no evidence that one thing is better than another; for that
+# there are [measured results](does-it-help.md).
 
 # %%
 import os
