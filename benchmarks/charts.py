@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.experiments import Experiment
 from benchmarks.results_table import Runs, score
-from benchmarks.statistics import share_above
+from benchmarks.statistics import deviation, share_above
 from benchmarks.tasks import Task
 from gta_datasets.plots.comparison import colour_of
 from gta_datasets.plots.drawing import legend, new_figure
@@ -31,8 +31,8 @@ def learning_curves(experiment: Experiment, algorithm: str, runs: Runs) -> Figur
     columns = min(COLUMNS, len(tasks))
     rows = -(-len(tasks) // columns)
     figure, panels = new_figure(columns=columns, rows=rows, height=0.6 + 2.4 * rows)
+    names = _names(experiment, algorithm, runs)
     for axes, task in zip(panels, tasks, strict=False):
-        names = [method.name for method in experiment.methods]
         draw_curves(axes, {name: runs.get((algorithm, task.name, name), []) for name in names})
         axes.set_title(task.name, fontsize=9)
     for axes in panels[len(tasks) :]:
@@ -42,11 +42,11 @@ def learning_curves(experiment: Experiment, algorithm: str, runs: Runs) -> Figur
 
 
 def draw_curves(axes: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Mean return over the lines of a ledger by updates, for every name; the band is a standard deviation of them."""
+    """Mean return over the lines of a ledger by updates, for every name; the band is their sample's deviation."""
     for place, (name, lines) in enumerate(found.items()):
         updates = sorted({int(update) for line in lines for update in line["returns"]})
         means = [[line["returns"][str(u)]["mean"] for line in lines if str(u) in line["returns"]] for u in updates]
-        centre, spread = np.array([np.mean(found) for found in means]), np.array([np.std(found) for found in means])
+        centre, spread = np.array([np.mean(found) for found in means]), np.array([deviation(found) for found in means])
         # Also without a line: the legend is that of the first panel.
         axes.plot(updates, centre, color=colour_of(place), label=name, linewidth=1.6)
         axes.fill_between(updates, centre - spread, centre + spread, color=colour_of(place), alpha=0.15, linewidth=0)
@@ -68,16 +68,15 @@ def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure 
     if not tasks:
         return None
     scores = {
-        method.name: [score(line, task) for task in tasks for line in runs.get((algorithm, task.name, method.name), [])]
-        for method in experiment.methods
+        name: [score(line, task) for task in tasks for line in runs.get((algorithm, task.name, name), [])]
+        for name in _names(experiment, algorithm, runs)
     }
     every = np.concatenate(list(scores.values()))
     margin = 0.05 * float(np.ptp(every)) or 1.0
     levels = np.linspace(every.min() - margin, every.max() + margin, 400)
     figure, (axes,) = new_figure()
     for place, (name, found) in enumerate(scores.items()):
-        if found:
-            axes.plot(levels, share_above(found, levels), color=colour_of(place), label=name, linewidth=1.6)
+        axes.plot(levels, share_above(found, levels), color=colour_of(place), label=name, linewidth=1.6)
     axes.set(xlabel="normalised score at the end", ylabel="share of runs above it", ylim=(-0.02, 1.02))
     legend(figure, axes)
     return figure
@@ -89,3 +88,9 @@ def _measured(experiment: Experiment, algorithm: str, runs: Runs) -> Sequence[Ta
         for task in experiment.tasks
         if any(runs.get((algorithm, task.name, method.name)) for method in experiment.methods)
     ]
+
+
+def _names(experiment: Experiment, algorithm: str, runs: Runs) -> Sequence[str]:
+    """Of the methods that have a run on any dataset, in the order of the table."""
+    measured = {name for used, _, name in runs if used == algorithm}
+    return [method.name for method in experiment.methods if method.name in measured]

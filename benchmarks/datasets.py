@@ -4,6 +4,7 @@ python -m benchmarks.datasets make sim/halfcheetah/medium-v0 --steps 1000000 --w
 python -m benchmarks.datasets make sim/hopper/medium-expert-v0
 python -m benchmarks.datasets make sim/pointmaze/umaze-v0 --steps 1000000
 python -m benchmarks.datasets make sim/walker2d/medium-v0 --remote     # Farama's dataset of this kind, from the network
+python -m benchmarks.datasets describe sim/hopper/medium-v0 sim/hopper/expert-v0     # results/datasets.json
 
 Episode number n of a dataset depends on the seed and n alone, not on the number of workers.
 """
@@ -12,18 +13,22 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import minari
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
+from benchmarks import record
 from benchmarks.mazes import MAZES, Maze, search, wander
+from benchmarks.statistics import deviation
 from gta_datasets.errors import DatasetError
 from gta_datasets.rollouts import Policy, SquashedGaussian, Uniform, make_env, roll_out
 
@@ -59,15 +64,23 @@ EVERY = 20_000  # training steps between two policies
 
 
 def main() -> None:
-    """Make or fetch one dataset."""
+    """Make or fetch one dataset, or say what is in some."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("make",))
-    parser.add_argument("name", choices=NAMES)
-    parser.add_argument("--steps", type=int, default=200_000, help="transitions, at least")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--remote", action="store_true", help="fetch Farama's dataset instead")
+    actions = parser.add_subparsers(dest="action", required=True)
+    making = actions.add_parser("make", help="make or fetch one dataset")
+    making.add_argument("name", choices=NAMES)
+    making.add_argument("--steps", type=int, default=200_000, help="transitions, at least")
+    making.add_argument("--seed", type=int, default=0)
+    making.add_argument("--workers", type=int, default=1, help="processes")
+    making.add_argument("--remote", action="store_true", help="fetch Farama's dataset instead")
+    describing = actions.add_parser("describe", help="write sizes and returns to `results/datasets.json`")
+    describing.add_argument("names", nargs="+", metavar="NAME", help="of a local Minari dataset")
     arguments = parser.parse_args()
+    if arguments.action == "describe":
+        found = {name: describe(minari.load_dataset(name)) for name in arguments.names}
+        print(json.dumps(found, indent=2))
+        print(record.write_record("datasets", "benchmarks.datasets", {"datasets": found}))
+        return
     if arguments.remote:
         minari.download_dataset(remote_id(arguments.name))
         print(remote_id(arguments.name))
@@ -110,6 +123,17 @@ def make(name: str, *, steps: int, seed: int = 0, workers: int = 1) -> minari.Mi
         data_format="hdf5",
     )
     return dataset
+
+
+def describe(dataset: minari.MinariDataset) -> dict[str, Any]:
+    """Episodes, transitions, and mean and deviation of the undiscounted returns of whole episodes."""
+    returns = [float(episode.rewards.sum()) for episode in dataset]
+    return {
+        "episodes": int(dataset.total_episodes),
+        "transitions": int(dataset.total_steps),
+        "mean_return": round(float(np.mean(returns)), 1),
+        "std_return": round(deviation(returns), 1),
+    }
 
 
 @dataclass(frozen=True)

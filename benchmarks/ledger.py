@@ -53,8 +53,8 @@ def read_all(results: Path) -> Found:
 
 
 def _of_policies(line: Line) -> Line:
-    """A line of `benchmarks.policies` as one of ours."""
-    unit = line["unit"]
+    """A line of `benchmarks.policies` as one of ours; another engine than the runner's makes it no unit of a table."""
+    unit, stacked = line["unit"], line["unit"]["engine"] == "vectorised"
     settings = policies.VARIANTS.get(unit["variant"], {"unknown variant": unit["variant"]})
     generated = settings is not None
     identity = {
@@ -67,5 +67,6 @@ def _of_policies(line: Line) -> Line:
         # Its IQL has a constant learning rate, where the tables' is annealed: another algorithm to them.
         "algorithm": {"td3_bc": "TD3BC", "iql": "IQL, constant rate"}[unit.get("algorithm", "td3_bc")],
         **{name: unit[name] for name in ("updates", "batch_size", "episodes", "seed")},
+        **({} if stacked else {"engine": unit["engine"]}),
     }
-    return {**line, "unit": identity, "trainer": "d3rlpy" if unit["engine"] == "d3rlpy" else "stack"}
+    return {**line, "unit": identity, "trainer": "stack" if stacked else unit["engine"]}

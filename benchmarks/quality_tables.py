@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["show"]
+__all__ = ["METRICS", "PAPER", "show", "source_of"]
 
 Found = dict[tuple[str, str], dict[str, Any]]
 """Lines of the ledger by dataset and variant."""
@@ -83,13 +83,17 @@ def _of_one_dataset(experiment: str, dataset: str, variants: Sequence[str], foun
 def _cells(experiment: str, metric: str, dataset: str, variants: Sequence[str], found: Found) -> list[str]:
     """A metric of the source and of all variants, ours and the paper's."""
     measured = [found.get((dataset, variant)) for variant in variants]
-    # Of the source, the sample of most windows: where a method makes whole episodes, it is of few.
-    samples = sorted((line["quality"] for line in measured if line), key=lambda found: found["checked_windows"])
-    source = samples[-1]["source"] if samples else None
+    source = source_of([line for line in measured if line])
     scores = [source, *(line["quality"]["generated"] if line else None for line in measured)]
     ours = [_number(None if one is None else METRICS[metric][1](one)) for one in scores]
     paper = [_paper(experiment, metric, dataset, variant) for variant in ("source", *variants)]
     return [_beside(*pair) for pair in zip(ours, paper, strict=True)]
+
+
+def source_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Scores of the source, of its sample of most windows: where a method makes whole episodes, it is of few."""
+    judged = [line["quality"] for line in lines]
+    return max(judged, key=lambda quality: quality["checked_windows"])["source"] if judged else None
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

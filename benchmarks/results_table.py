@@ -10,7 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from benchmarks.experiments import Experiment, Method, Scale
-from benchmarks.quality_tables import METRICS, PAPER
+from benchmarks.quality_tables import METRICS, PAPER, source_of
 from benchmarks.record import Line
 from benchmarks.statistics import Summary, summarise, welch
 from benchmarks.tasks import Task
@@ -89,13 +89,16 @@ def quality_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Ite
     for metric in experiment.metrics:
         title, value = METRICS.get(metric, NOVELTY)
         for task in experiment.tasks:
+            lines = {
+                each.name: line for each in experiment.methods for line in runs.get((None, task.name, each.name), [])
+            }
+            scores = {name: line["quality"]["generated"] for name, line in lines.items()}
+            scores[source.name] = source_of(list(lines.values()))
             cells = []
             for method in (source, *experiment.methods):
-                wanted = experiment.methods if method is source else (method,)
-                lines = [line for each in wanted for line in runs.get((None, task.name, each.name), [])][:1]
-                part = "source" if method is source else "generated"
-                numbers = [value(line["quality"][part]) for line in lines]
-                ours = [f"{number:.2f}" for number in numbers if number is not None]
+                found = scores.get(method.name)
+                number = None if found is None else value(found)
+                ours = () if number is None else (f"{number:.2f}",)
                 cells.append((*ours, *_paper_part(_paper(experiment, "-", method, task.name, metric), 2)))
             rows.append(Row(task.name, title, cells))
     return _grid(experiment, scale, runs, failures, [source.name, *(m.name for m in experiment.methods)], rows)

@@ -69,7 +69,8 @@ class Unit:
     def is_answered_by(self, line: dict[str, Any] | None) -> bool:
         """Whether a line with this unit's id, if there is one, is of data made with what its settings mean today.
 
-        A default of the library that has changed since makes another result; a field that it has got since does not.
+        A default of the library that has changed since makes another result; a field that it has got since does not,
+        nor one that steers only how data are computed.
         """
         if line is None:
             return False
@@ -84,7 +85,7 @@ class Unit:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """All settings of the data by what defaults are today; None where there is only the source."""
+        """All settings that affect the data, by what defaults are today; None where there is only the source."""
         if self.settings is None:
             return None
         preset = self.scale.quality_preset if self.algorithm is None else self.scale.preset
@@ -120,8 +121,9 @@ class Unit:
 
 
 def _resolved(preset: str, *, method: str = "gta", task: str | None = None, **overrides: Any) -> dict[str, Any]:
-    """All settings of the data, as JSON has them."""
-    resolved: dict[str, Any] = json.loads(json.dumps(configuration(method, preset, task, "cpu", overrides).to_dict()))
+    """All settings that affect the data, as JSON has them."""
+    config = configuration(method, preset, task, "cpu", overrides)
+    resolved: dict[str, Any] = json.loads(json.dumps(config.data_fields()))
     return resolved
 
 

@@ -4,7 +4,9 @@
 # A notebook in the form of a script: VS Code and Spyder open it cell by cell, `jupytext --to notebook tutorial.py`
 # makes a file for Jupyter, and `python tutorial.py` runs all of it. It downloads nothing and needs
 #
-#     pip install "gta-datasets[demo,d3rlpy,sb3]"
+#     pip install ".[demo,d3rlpy,sb3]"
+#
+# in a checkout.
 #
 # There are four steps, with a picture of what came out of each:
 #
@@ -13,9 +15,9 @@
 # 3. a generative trajectory policy (GTP) trained on both,
 # 4. an agent that learns online beside a model of the dataset (ATraDiff).
 #
-# The size `"small"` takes about a minute and only shows that everything runs: its numbers mean nothing. `"real"` takes
-# about half an hour of CPU, enough to see what every part does. It is one seed and few updates, and no evidence that
-# one thing is better than another; for that there are [measured results](does-it-help.md).
+# The size `"small"` only shows that everything runs: its numbers mean nothing. `"real"` takes far longer, enough to see
+# what every part does. It is one seed and few updates, and no evidence that one thing is better than another; for that
+# there are [measured results](does-it-help.md).
 
 # %%
 import os
@@ -162,7 +164,7 @@ figure.savefig(PICTURES / "td3-bc.png", dpi=120)
 # GTP-BC clones behaviour with a flow map: K jumps take noise to an action. Where data act in several ways it keeps them
 # apart, and a Gaussian averages them. K is chosen when the policy acts. More jumps take more time; these data, all from
 # one agent, hardly need them. Expect about the returns of the source, again with an episode now and then that fails.
-# `GTPConfig` adds critics, which prefer the better actions; an update then takes twice as long. More on the page on
+# `GTPConfig` adds critics, which prefer the better actions; an update then takes longer. More on the page on
 # [policies](policies.md).
 
 # %%

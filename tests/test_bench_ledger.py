@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ledger, policies, record, run
-from tests.benches import HOPPER, lines, small_hopper, start
+from tests.benches import HOPPER, lines, small_hopper, start, unit_of
 
 _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
@@ -69,6 +69,31 @@ def test_other_defaults_make_other_results(tmp_path: Path) -> None:
     (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
     start(tmp_path, *only)
     assert len(lines(tmp_path)) == 1
+
+
+def test_what_steers_only_the_computing_makes_no_other_result() -> None:
+    unit = unit_of("23", HOPPER, "GTA", "cpu", algorithm=None)
+    config = policies.config_of({"variant": "gta", "preset": unit.scale.quality_preset})
+    assert unit.is_answered_by({"config": config})
+    for stage, name, value in (("sampling", "generate_batch_size", 128), ("training", "checkpoint_seconds", 7.0)):
+        assert config[stage][name] != value
+        assert unit.is_answered_by({"config": {**config, stage: config[stage] | {name: value}}})
+    for stage, fields in unit.config.items():
+        for name in fields:
+            assert not unit.is_answered_by({"config": {**config, stage: config[stage] | {name: "other"}}}), name
+
+
+def test_a_run_by_another_engine_stands_beside_that_of_the_stack(tmp_path: Path) -> None:
+    unit = {
+        "dataset": HOPPER, "engine": "vectorised", "preset": "cpu", "num_transitions": 200_000, "updates": 300_000,
+        "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "source", "seed": 0,
+    }  # fmt: skip
+    (tmp_path / ledger.POLICIES).write_text(
+        "".join(json.dumps({"unit": unit | {"engine": engine}}) + "\n" for engine in ("vectorised", "d3rlpy"))
+    )
+    found = ledger.read_all(tmp_path)
+    assert [line["trainer"] for line in found.results.values()] == ["stack", "d3rlpy"]
+    assert found.results[unit_of("1-gym", HOPPER, "None", "cpu").id]["trainer"] == "stack"
 
 
 def test_what_failed_once_is_done_again_with_other_defaults(tmp_path: Path) -> None:

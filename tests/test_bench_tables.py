@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import ledger, tables
+from benchmarks.charts import learning_curves
 from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.results_table import mixtures, score
 from benchmarks.statistics import share_above, summarise, welch
@@ -140,6 +141,21 @@ def test_without_lines_there_are_no_numbers(tmp_path: Path) -> None:
         assert experiment.skipped is None or f"Skipped: {experiment.skipped}." in text
 
 
+def test_curves_are_of_what_there_is() -> None:
+    first, second, *_ = gym_units("GTA")
+    runs = {("TD3BC", first.task.name, "GTA"): [line(first, 40), line(second, 60)]}
+    figure = learning_curves(EXPERIMENTS["1-gym"], "TD3BC", runs)
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GTA"]
+    axes = figure.axes[0]
+    (ends,) = [curve.get_ydata()[-1] for curve in axes.get_lines()]
+    low, high = first.task.reference or (0, 100)
+    assert ends == pytest.approx(low + 0.5 * (high - low))
+    (band,) = axes.collections
+    upper = band.get_paths()[0].vertices[:, 1].max()
+    assert upper == pytest.approx(low + (high - low) * (0.5 + np.std([0.4, 0.6], ddof=1)))
+
+
 def test_the_page_is_one_file_with_pictures(tmp_path: Path) -> None:
     write(tmp_path, [line(unit, 40 + unit.seed) for unit in gym_units("None", "GTA", datasets=2)])
     render(tmp_path, "--table", "1")
@@ -191,7 +207,7 @@ def test_lines_that_fit_nowhere_are_named(tmp_path: Path) -> None:
     with (tmp_path / ledger.RUNS).open("a") as file:
         file.write("{")
     text = render(tmp_path)
-    assert "no unit of this scale has updates 150000." in text
+    assert "no unit of this scale has updates 150000, engine d3rlpy." in text
     assert f"{first.id}: the settings of its data are no longer what the library takes." in text
     assert f"{tmp_path / ledger.RUNS}, line 2 is no result" in text
     assert "|" not in text
@@ -204,16 +220,33 @@ def test_failed_units_are_counted(tmp_path: Path) -> None:
     assert f"{total - 1} of {total} units are missing, 1 of them failed." in render(tmp_path, "--table", "1")
 
 
+def judged(unit: Unit, quality: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the quality benchmark."""
+    return {"unit": unit.identity, "quality": quality, "versions": VERSIONS, "config": unit.config}
+
+
+def test_the_source_is_that_of_the_largest_sample(tmp_path: Path) -> None:
+    units = [unit for unit in units_of([EXPERIMENTS["21"]], SCALES["cpu"]) if unit.task == GYM[0]]
+    windows = {"S4RL": 17, "SynthER": 16_384, "GTA": 1_093}
+    qualities = [
+        {
+            "generated": {"oracle_reward": 5.0},
+            "source": {"oracle_reward": number / 1_000},
+            "checked_windows": number,
+        }
+        for number in windows.values()
+    ]
+    chosen = [unit for unit in units if unit.method.name in windows]
+    write(tmp_path, [judged(*pair) for pair in zip(chosen, qualities, strict=True)], ledger.JUDGED)
+    assert row(render(tmp_path, "--table", "21"), GYM[0].name, "21")["source"].startswith("16.38")
+
+
 def test_judged_data_come_from_the_quality_benchmark(tmp_path: Path) -> None:
     unit = next(each for each in units_of([EXPERIMENTS["19"]], SCALES["cpu"]) if each.method.name == "amplified")
     scores = {"oracle_reward": 5.332, "dynamics_mse": 0.0132, "novelty": {"both": 0.7}}
     source = {"oracle_reward": 4.466, "dynamics_mse": 0.0, "novelty": None}
-    quality = {"generated": scores, "source": source}
-    write(
-        tmp_path,
-        [{"unit": unit.identity, "quality": quality, "versions": VERSIONS, "config": unit.config}],
-        ledger.JUDGED,
-    )
+    quality = {"generated": scores, "source": source, "checked_windows": 1_093}
+    write(tmp_path, [judged(unit, quality)], ledger.JUDGED)
     text = render(tmp_path, "--table", "19")
     assert "2 of 3 units are missing." in text
     _, _, part = text.partition("## Table 19")

@@ -275,6 +275,17 @@ def test_a_dataset_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.
         datasets.make("sim/hopper/medium-replay-v0", steps=1)
 
 
+def test_what_is_in_a_dataset_is_written_down(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = linear_dataset("bench/linear-v0", lengths=[30, 20, 10])
+    monkeypatch.setattr(sys, "argv", ["datasets", "describe", "bench/linear-v0"])
+    datasets.main()
+    found = json.loads((results / "datasets.json").read_text())["datasets"]["bench/linear-v0"]
+    returns = [sum(episode.rewards) for episode in dataset]
+    assert (found["episodes"], found["transitions"]) == (3, 60)
+    assert found["mean_return"] == pytest.approx(np.mean(returns), abs=0.06)
+    assert found["std_return"] == pytest.approx(np.std(returns, ddof=1), abs=0.06)
+
+
 def test_levels_are_what_they_say() -> None:
     returns = {
         level: np.mean(

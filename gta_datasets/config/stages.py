@@ -141,7 +141,7 @@ class SamplingConfig(SolverConfig):
     return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
     guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
-    compile: bool = False  # networks by torch.compile, which rounds otherwise; pays from about 100,000 transitions on
+    compile: bool = False  # networks by torch.compile, which rounds otherwise; pays for large datasets only
     windows_per_shard: int = 1_024
     # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
     generate_batch_size: int = io_field(0)
