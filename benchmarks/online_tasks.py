@@ -1,4 +1,6 @@
-"""What agents learn online, and what they have of it offline: robots rewarded for milestones alone, or a dataset's own.
+"""What agents learn online, and what they have of it offline: a dataset's own rewards, its goal alone, or milestones.
+
+Where only the goal counts, the first step with a reward ends the task.
 
 For milestones the reward is 1 where another metre is behind the robot and 0 elsewhere; an observation ends with the way
 since the last milestone, without which the reward could not be known from it. A dataset of dense rewards tells the way,
@@ -25,10 +27,10 @@ from gta_datasets.data.screen import screen_id
 
 __all__ = ["REWARDS", "SHIFTS", "Milestones", "make_env", "offline_part"]
 
-REWARDS = ("milestones", "own")
+REWARDS = ("milestones", "own", "goal")
 
 Seen = Callable[[minari.EpisodeData], tuple[NDArray[Any], NDArray[Any]]]
-"""Observations (T + 1, O) and rewards (T,) of a recorded episode as an agent would have seen them."""
+"""Observations (T + 1, O) and rewards (T,) of a recorded episode as an agent would have seen them; T may be less."""
 
 EVERY = 1.0  # metres
 SHIFTS = {"friction": 0.5, "mass": 1.5}
@@ -62,6 +64,14 @@ class Milestones(gymnasium.Wrapper[Any, Any, Any, Any]):
         return float(self.unwrapped.data.qpos[0])  # type: ignore[attr-defined]
 
 
+class Goal(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Ends the task with the first reward."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), terminated or float(reward) > 0, truncated, info
+
+
 def left_over(way: Any, best: Any) -> Any:
     """The way since the last milestone; negative for who went back behind it."""
     return way - EVERY * (best // EVERY)
@@ -83,7 +93,8 @@ def make_env(source: minari.MinariDataset, reward: str, shift: str | None) -> gy
         model.body_mass[:] *= SHIFTS[shift]
         model.body_inertia[:] *= SHIFTS[shift]
         mujoco.mj_setConst(model, env.unwrapped.data)  # type: ignore[attr-defined]
-    return Milestones(env) if reward == "milestones" else env
+    wrapper = {"milestones": Milestones, "goal": Goal}.get(reward)
+    return env if wrapper is None else wrapper(env)
 
 
 def offline_part(source: minari.MinariDataset, reward: str, steps: int) -> minari.MinariDataset:
@@ -92,20 +103,23 @@ def offline_part(source: minari.MinariDataset, reward: str, steps: int) -> minar
     if screen_id(name).exists():
         found: minari.MinariDataset = minari.load_dataset(name)
         return found
-    seen = _milestones_of(source) if reward == "milestones" else _own(source)
+    seen = {"milestones": _milestones_of, "own": _own, "goal": _goal_of}[reward](source)
     buffers: list[EpisodeBuffer] = []
     recorded = 0
     for episode in source:
         if recorded >= steps:
             break
         observations, rewards = seen(episode)
+        steps_seen = len(rewards)
+        terminations = episode.terminations[:steps_seen].copy()
+        terminations[-1] |= reward == "goal" and rewards[-1] > 0
         buffers.append(
             EpisodeBuffer(
                 observations=observations,
-                actions=episode.actions,
+                actions=episode.actions[:steps_seen],
                 rewards=rewards,
-                terminations=episode.terminations,
-                truncations=episode.truncations,
+                terminations=terminations,
+                truncations=episode.truncations[:steps_seen],
                 infos={},
             )
         )
@@ -132,6 +146,18 @@ def _own(source: minari.MinariDataset) -> Seen:
     """The observations of `make_flat`."""
     encode = encoder_of(source)
     return lambda episode: (encode(episode.observations), episode.rewards)
+
+
+def _goal_of(source: minari.MinariDataset) -> Seen:
+    """The same up to the first reward."""
+    own = _own(source)
+
+    def seen(episode: minari.EpisodeData) -> tuple[NDArray[Any], NDArray[Any]]:
+        observations, rewards = own(episode)
+        end = int(np.argmax(rewards > 0)) + 1 if (rewards > 0).any() else len(rewards)
+        return observations[: end + 1], rewards[:end]
+
+    return seen
 
 
 def _milestones_of(source: minari.MinariDataset) -> Seen:

@@ -47,6 +47,18 @@ def test_a_dataset_of_its_own_rewards_is_as_the_agents_see_it() -> None:
     assert online_tasks.offline_part(source, "own", 100).id == dataset.id, "made once"
 
 
+def test_where_the_goal_counts_the_first_reward_ends_the_task() -> None:
+    source = minari.load_dataset(HOPPER)  # upright is rewarded at every step
+    dataset = online_tasks.offline_part(source, "goal", 2)
+    assert [(len(episode.rewards), bool(episode.terminations[-1])) for episode in dataset] == [(1, True)] * 2
+    np.testing.assert_allclose(dataset[0].observations, source[0].observations[:2], rtol=1e-6)
+    env = online_tasks.make_env(source, "goal", None)
+    env.reset(seed=0)
+    _, reward, terminated, *_ = env.step(np.zeros(3, np.float32))
+    assert reward > 0
+    assert terminated
+
+
 @pytest.mark.parametrize("shift", [None, *online_tasks.SHIFTS])
 def test_shifts_change_the_physics(shift: str | None) -> None:
     states, source = [], minari.load_dataset(HOPPER)
