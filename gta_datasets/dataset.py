@@ -158,8 +158,8 @@ class GTAAugmentedDataset(MinariDataset):
     def quality(self, *, sample: int = 16_384, novelty_sample: int = 1_024, seed: int = 0) -> Quality:
         """Measure generated trajectories against the source (GTA, appendix D, and the tail of the dynamics error).
 
-        Where the environment cannot be set to a state, a learned model of the source judges rewards and dynamics; it is
-        trained if there is none, and the notes of the result say so.
+        Where the environment cannot be set to a state, a learned model of the source judges rewards and dynamics, not
+        the one behind `qualify` and "auto"; it is trained if there is none, and the notes of the result say so.
 
         Args:
             sample: transitions that are set into the simulator; only as many shards as they need are generated.
@@ -224,7 +224,7 @@ class GTAAugmentedDataset(MinariDataset):
     def _stand_in(self) -> StandIn:
         """What judges rewards and dynamics where the environment cannot be set to a state."""
         source = self._pipeline.source.episodes
-        return StandIn(self._pipeline.fitted_dynamics(), source.observations.shape[1], source.actions.shape[1])
+        return StandIn(self._pipeline.fitted_judge(), source.observations.shape[1], source.actions.shape[1])
 
     def to_d3rlpy(self, **options: Any) -> AugmentedReplayBuffer:
         """A d3rlpy replay buffer for any algorithm's `fit()`; options as of `gta_datasets.adapters.to_d3rlpy`."""

@@ -24,6 +24,7 @@ from gta_datasets.methods.base import Augmenter, Shard
 from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.plan import Combined, Plan
+from gta_datasets.seeding import derived_seed
 from gta_datasets.shelf import Shelf
 from gta_datasets.store import ShardStore, content_key
 from gta_datasets.training.team import Team
@@ -135,9 +136,14 @@ class Pipeline:
     def _shelf(self) -> Shelf:
         return Shelf(self.cache_root, self.device, self.description, self.progress)
 
-    def fitted_dynamics(self) -> DynamicsModel:
-        """A learned forward model of the source; trained if there is none."""
-        model = DynamicsModel(self.source, self.config.dynamics, seed=self.seed, device=torch.device(self.device))
+    def fitted_judge(self) -> DynamicsModel:
+        """A learned forward model of the source for measuring; trained if there is none.
+
+        Its seed is not that of the model behind `qualify` and the search for levels: data chosen by a model look better
+        to that model than they are.
+        """
+        seed = derived_seed(self.seed, "judge of quality")
+        model = DynamicsModel(self.source, self.config.dynamics, seed=seed, device=torch.device(self.device))
         self._shelf.fit(self._shelf.store_of(model), model)
         return model
 
