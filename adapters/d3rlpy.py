@@ -76,8 +76,9 @@ def to_d3rlpy(
     """
     check_return_to_go(return_to_go)
     corpus = Corpus(dataset)
+    layout = Layout(corpus, tuple_observation=tuple_observation)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
-    return AugmentedReplayBuffer(corpus, mixture, Layout(corpus, tuple_observation=tuple_observation), return_to_go)
+    return AugmentedReplayBuffer(corpus.open(), mixture, layout, return_to_go)
 
 
 class AugmentedReplayBuffer(ReplayBufferBase):

@@ -78,10 +78,10 @@ def to_sb3(
     layout = Layout(dataset.observation_space, dataset.action_space if env is None else env.action_space)
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
     if copy:
-        return filled_buffer(corpus, layout, buffer_size, device, n_envs)
+        return filled_buffer(corpus.open(), layout, buffer_size, device, n_envs)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
     kind = AugmentedDictReplayBuffer if layout.is_dict else AugmentedReplayBuffer
-    return kind(corpus, layout, mixture, buffer_size, device, n_envs)
+    return kind(corpus.open(), layout, mixture, buffer_size, device, n_envs)
 
 
 def pretrain(

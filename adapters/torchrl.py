@@ -66,9 +66,11 @@ def to_torchrl(
     if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
         raise ConfigError(f"batch_size={batch_size!r} is not allowed; choose a whole number of at least 1, or None")
     corpus = Corpus(dataset)
+    layout = Layout(corpus)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
+    corpus.open()
     return TensorDictReplayBuffer(
-        storage=_CorpusStorage(Layout(corpus), device),
+        storage=_CorpusStorage(layout, device),
         sampler=_MixtureSampler(mixture),
         writer=_NoWriter(),
         collate_fn=_as_it_is,

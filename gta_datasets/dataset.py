@@ -16,6 +16,7 @@ from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.export import write_minari
 from gta_datasets.metrics import Quality, quality
 from gta_datasets.pipeline import Pipeline
+from gta_datasets.plots.drawing import figure_class
 from gta_datasets.report import write_report
 from gta_datasets.simulator import StandIn
 from gta_datasets.storage import AugmentedStorage
@@ -175,6 +176,7 @@ class GTAAugmentedDataset(MinariDataset):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
+        figure_class()  # training and generating may take long
         generated, asked = self._sample(sample)
         found = self._measure(generated, asked, sample=sample, novelty_sample=1_024, seed=seed)
         write_report(

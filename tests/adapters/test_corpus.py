@@ -118,7 +118,10 @@ def test_an_incomplete_cache_is_completed(tmp_path: Path) -> None:
     augmented = tiny(linear_dataset("corpus/partial-v0"), cache_dir=tmp_path)
     augmented.generated[0]
     assert not augmented.is_complete
-    assert Corpus(augmented).num_generated == augmented.generated.total_steps
+    corpus = Corpus(augmented)
+    assert corpus.num_generated == augmented.generated.total_steps
+    assert not augmented.is_complete
+    assert corpus.open().episodes.num_transitions == len(corpus)
     assert augmented.is_complete
 
 
@@ -145,7 +148,7 @@ def test_returns_to_go_of_real_episodes_are_the_rewards_to_come(augmented: GTAAu
 @pytest.mark.parametrize("kind", ["amplified", "source"])
 def test_a_trajectory_without_a_source_window_has_its_own_returns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     augmented = tiny(linear_dataset(f"corpus/windowless-{kind}-v0", lengths=(20, 4, 15), terminated=(1,)))
-    before, pipeline = Corpus(augmented), augmented.storage.pipeline
+    before, pipeline = Corpus(augmented).open(), augmented.storage.pipeline
     combined = pipeline.combined
     without = np.arange(len(combined.source_episode)) % 2 == 1
     changed = dataclasses.replace(combined, source_episode=np.where(without, -1, combined.source_episode))
