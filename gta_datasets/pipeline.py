@@ -69,8 +69,10 @@ class Pipeline:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            self.device = "cpu"  # pickled on another machine
+        # It may have been pickled on another machine.
+        device, gpus = torch.device(self.device), torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.type == "cuda" and (device.index or 0) >= gpus:
+            self.device = "cuda" if gpus else "cpu"
 
     @cached_property
     def source(self) -> Source:
