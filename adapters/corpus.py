@@ -21,6 +21,9 @@ from gta_datasets.storage import AugmentedStorage
 
 __all__ = ["Corpus", "ReturnToGo", "Subsequences", "check_return_to_go"]
 
+REMEDY = "leave it out with dataset.filter_episodes(lambda episode: episode.id != ...)"
+"""Against an invalid episode: an adapter reads a dataset as it is."""
+
 ReturnToGo = Literal["amplified", "source"]
 """Where the return-to-go of a generated trajectory starts: at its source window's, amplified or as it is."""
 
@@ -138,7 +141,7 @@ class Corpus:
     @cached_property
     def _opened(self) -> tuple[EpisodeTable, _Origin | None]:
         if self._chosen is None:
-            return EpisodeTable.of([read_episodes(self.dataset).episodes]), None
+            return EpisodeTable.of([read_episodes(self.dataset, remedy=REMEDY).episodes]), None
         pipeline, real, generated = self._chosen
         combined = pipeline.combined
         kept = np.concatenate([real, combined.num_source + generated])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gta_datasets import GTAAugmentedDataset, augment
+from gta_datasets.adapters import to_decision_transformer
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import ConfigError, DatasetError
 from tests.builders import edit_file, linear_dataset, make_dataset
@@ -217,6 +218,21 @@ def test_a_missing_last_observation_names_the_episode() -> None:
     broken = edit_file(make_dataset("corpus/cut-v0", lengths=(4, 5, 3)), cut)
     with pytest.raises(DatasetError, match=r"episode 1: .*observation"):
         Corpus(broken)
+
+
+def test_the_remedy_against_an_invalid_episode_works() -> None:
+    """An adapter of a plain dataset has no option `invalid`."""
+
+    def spoil(file: h5py.File) -> None:
+        file["episode_1/rewards"][2] = np.nan
+
+    broken = edit_file(make_dataset("corpus/nan-v0", lengths=(4, 5, 3)), spoil)
+    remedy = r"or leave it out with dataset\.filter_episodes\(lambda episode: episode\.id != \.\.\.\)"
+    with pytest.raises(DatasetError, match=rf"episode 1: rewards is nan .*{remedy}") as caught:
+        to_decision_transformer(broken)
+    assert "invalid=" not in str(caught.value)
+    rest = broken.filter_episodes(lambda episode: episode.id != 1)
+    assert len(to_decision_transformer(rest)) == 7
 
 
 def test_reading_again_and_again_holds_no_more_files_or_memory(augmented: GTAAugmentedDataset) -> None:
