@@ -73,6 +73,7 @@ def to_d3rlpy(
         ConfigError: an option that is not allowed, or actions that d3rlpy does not have.
         DatasetError: the dataset breaks Minari's contract or is empty.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     check_return_to_go(return_to_go)
     corpus = Corpus(dataset)

@@ -65,6 +65,7 @@ def to_sb3(
             or an environment whose spaces differ from the dataset's.
         DatasetError: the dataset breaks Minari's contract or is empty.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     if not isinstance(buffer_size, int | np.integer) or buffer_size < 1:
         raise ConfigError(f"buffer_size={buffer_size!r} is not allowed; choose a whole number of at least 1")
@@ -114,6 +115,7 @@ def pretrain(
         ConfigError: a model that cannot be trained so, whose buffer would lose transitions, or as of `to_sb3`.
         DatasetError: the dataset breaks Minari's contract or is empty.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     check_trainable(model)
     batch_size = model.batch_size if batch_size is None else batch_size

@@ -50,7 +50,8 @@ class GTAAugmentedDataset(MinariDataset):
     """A source dataset and what is generated from it, as one `minari.MinariDataset`.
 
     Made by `gta_datasets.augment`. Constructing it does no work; the first look at its size reads the source, and the
-    first generated episode trains the model and generates a shard, unless the cache has them.
+    first generated episode trains the model and generates a shard, unless the cache has them. Its id is that of its
+    source, as with filtered datasets of Minari; `export` gives it one of its own.
     """
 
     def __init__(self, pipeline: Pipeline, *, include_source: bool = True) -> None:
@@ -135,7 +136,13 @@ class GTAAugmentedDataset(MinariDataset):
         return self._pipeline.levels
 
     def fit(self) -> GTAAugmentedDataset:
-        """Train the model now, or finish training that was interrupted."""
+        """Train the model now, or finish training that was interrupted.
+
+        Raises:
+            DatasetError: the source breaks Minari's contract or does not suit the method.
+            DivergenceError: training diverged.
+            CacheError: the cache cannot be read or written.
+        """
         self._pipeline.shard_store  # noqa: B018 - opening it trains
         return self
 
@@ -152,6 +159,8 @@ class GTAAugmentedDataset(MinariDataset):
             ConfigError: fewer than one worker, or an unknown backend.
             MissingExtraError: Ray is not installed.
             WorkerError: workers died of the same shard again and again.
+            QualificationError: too few trajectories pass `qualify`.
+            DatasetError, DivergenceError, CacheError: as of `fit`.
         """
         self._pipeline.generate(workers, backend)
         return self
@@ -166,6 +175,9 @@ class GTAAugmentedDataset(MinariDataset):
             sample: transitions that are set into the simulator; only as many shards as they need are generated.
             novelty_sample: transitions whose nearest source point is searched.
             seed: of the samples.
+
+        Raises:
+            DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
         generated, asked = self._sample(sample)
         return self._measure(generated, asked, sample=sample, novelty_sample=novelty_sample, seed=seed)
@@ -175,6 +187,7 @@ class GTAAugmentedDataset(MinariDataset):
 
         Raises:
             MissingExtraError: matplotlib is not installed.
+            DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
         figure_class()  # training and generating may take long
         generated, asked = self._sample(sample)
@@ -264,6 +277,7 @@ class GTAAugmentedDataset(MinariDataset):
         Raises:
             DatasetError: the name is taken, or the source has infos that are not numbers.
             UntrustedDatasetError: the name is malformed.
+            DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
         pipeline = self._pipeline
         source = pipeline.source
