@@ -16,9 +16,13 @@ from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.data.table import EpisodeTable, Transitions
 from gta_datasets.errors import ConfigError, DatasetError
 from gta_datasets.methods.base import Augmenter
+from gta_datasets.pipeline import Pipeline
 from gta_datasets.storage import AugmentedStorage
 
 __all__ = ["Corpus", "ReturnToGo", "Subsequences", "check_return_to_go"]
+
+REMEDY = "leave it out with dataset.filter_episodes(lambda episode: episode.id != ...)"
+"""Against an invalid episode: an adapter reads a dataset as it is."""
 
 ReturnToGo = Literal["amplified", "source"]
 """Where the return-to-go of a generated trajectory starts: at its source window's, amplified or as it is."""
@@ -52,12 +56,39 @@ class _Origin(NamedTuple):
     augmenter: Augmenter
 
 
+class _Chosen(NamedTuple):
+    """The episodes of an augmented dataset, which may have been filtered, before any is generated."""
+
+    pipeline: Pipeline
+    real: NDArray[np.int64]  # (R,) places among the source's valid episodes
+    generated: NDArray[np.int64]  # (G,) numbers of trajectories
+
+    @classmethod
+    def of(cls, dataset: minari.MinariDataset, storage: AugmentedStorage) -> _Chosen:
+        pipeline, indices = storage.pipeline, np.asarray(dataset.episode_indices)
+        chosen = pipeline.dataset.episode_indices[indices[indices < storage.num_source]].tolist()
+        place = {int(number): place for place, number in enumerate(pipeline.source.episode_ids)}
+        real = np.array([place[number] for number in chosen if number in place], np.int64)  # invalid ones are left out
+        return cls(pipeline, real, indices[indices >= storage.num_source] - storage.num_source)
+
+    @property
+    def num_real(self) -> int:
+        """Transitions of the real episodes."""
+        return int(self.pipeline.source.episodes.lengths[self.real].sum())
+
+    @property
+    def num_generated(self) -> int:
+        """Transitions of the generated trajectories."""
+        return int(self.pipeline.plan.lengths[self.generated].sum())
+
+
 class Corpus:
     """A dataset's transitions, the real ones first, then the generated ones, numbered from 0.
 
     Of a `GTAAugmentedDataset` (or a filtered one) nothing is copied: source arrays and memory-mapped shards are those
-    of the dataset itself, and what is missing in the cache is generated. Any other Minari dataset is read into memory,
-    and all of it is real. Pickling carries the dataset, not its arrays.
+    of the dataset itself. What is missing in the cache is generated when `episodes` are first read, or by `open()`: how
+    many transitions there will be is known before, so that an adapter can check all that it was given. Any other Minari
+    dataset is read into memory at once, and all of it is real. Pickling carries the dataset, not its arrays.
 
     Args:
         dataset: a Minari dataset, never modified.
@@ -65,10 +96,7 @@ class Corpus:
     Raises:
         DatasetError: it is not a Minari dataset, has no transitions, or breaks Minari's contract.
         UnsupportedSpaceError: a space that cannot be turned into vectors.
-        CacheError: the cache cannot be read, or what is missing cannot be written to it.
     """
-
-    episodes: EpisodeTable  # E episodes, the real ones first
 
     def __init__(self, dataset: minari.MinariDataset) -> None:
         if not isinstance(dataset, minari.MinariDataset):
@@ -79,43 +107,59 @@ class Corpus:
         self.dataset = dataset
         self.observation_codec = SpaceCodec.of(dataset.observation_space, name="observation")
         self.action_codec = SpaceCodec.of(dataset.action_space, name="action")
-        self._origin: _Origin | None = None
         self._returns_to_go: dict[ReturnToGo, NDArray[np.float32]] = {}
-        if isinstance(dataset.storage, AugmentedStorage):
-            self._open(dataset.storage)
+        self._chosen = _Chosen.of(dataset, dataset.storage) if isinstance(dataset.storage, AugmentedStorage) else None
+        if self._chosen is None:
+            self.num_real_episodes, self.num_generated = self.episodes.num_episodes, 0
+            self.num_real = self.episodes.num_transitions
         else:
-            self.episodes = EpisodeTable.of([read_episodes(dataset).episodes])
-            self.num_real_episodes = self.episodes.num_episodes
-        if self.episodes.num_episodes == 0:
+            self.num_real_episodes = len(self._chosen.real)
+            self.num_real, self.num_generated = self._chosen.num_real, self._chosen.num_generated
+        if len(self) == 0:
             raise DatasetError(f"dataset {dataset.id!r} has no transitions; if it was filtered, loosen the filter")
-        self.num_real = int(self.episodes.offsets[self.num_real_episodes])
-        self.num_generated = self.episodes.num_transitions - self.num_real
 
-    def _open(self, storage: AugmentedStorage) -> None:
-        """The episodes of the dataset on `storage`, which may have been filtered."""
-        pipeline = storage.pipeline
-        combined, indices = pipeline.combined, np.asarray(self.dataset.episode_indices)
-        chosen = pipeline.dataset.episode_indices[indices[indices < storage.num_source]].tolist()
-        place = {int(number): place for place, number in enumerate(pipeline.source.episode_ids)}
-        real = np.array([place[number] for number in chosen if number in place], np.int64)  # invalid ones are left out
-        generated = indices[indices >= storage.num_source] - storage.num_source
-        self.num_real_episodes = len(real)
+    def open(self) -> Corpus:
+        """Generate now what is missing in the cache.
+
+        Raises:
+            CacheError: the cache cannot be read, or what is missing cannot be written to it.
+            DivergenceError: training diverged.
+            QualificationError: too few trajectories pass `qualify`.
+        """
+        self._opened  # noqa: B018 - reading it generates
+        return self
+
+    @property
+    def episodes(self) -> EpisodeTable:
+        """The `E` episodes, the real ones first; raises as `open`."""
+        return self._opened[0]
+
+    @property
+    def _origin(self) -> _Origin | None:
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[EpisodeTable, _Origin | None]:
+        if self._chosen is None:
+            return EpisodeTable.of([read_episodes(self.dataset, remedy=REMEDY).episodes]), None
+        pipeline, real, generated = self._chosen
+        combined = pipeline.combined
         kept = np.concatenate([real, combined.num_source + generated])
         complete = np.array_equal(kept, np.arange(combined.episodes.num_episodes))
-        self.episodes = combined.episodes if complete else combined.episodes.select(kept)
-        self._origin = _Origin(
+        origin = _Origin(
             pipeline.source.episodes,
             combined.source_episode[generated],
             combined.source_start[generated],
             combined.start_return[generated],
             pipeline.augmenter,
         )
+        return combined.episodes if complete else combined.episodes.select(kept), origin
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[minari.MinariDataset]]:
         return Corpus, (self.dataset,)
 
     def __len__(self) -> int:
-        return self.episodes.num_transitions
+        return self.num_real + self.num_generated
 
     def transitions(self, numbers: NDArray[np.integer]) -> Transitions:
         """The transitions of the given numbers, (B,), in the dtypes of the data."""

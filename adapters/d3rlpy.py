@@ -73,11 +73,13 @@ def to_d3rlpy(
         ConfigError: an option that is not allowed, or actions that d3rlpy does not have.
         DatasetError: the dataset breaks Minari's contract or is empty.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     check_return_to_go(return_to_go)
     corpus = Corpus(dataset)
+    layout = Layout(corpus, tuple_observation=tuple_observation)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
-    return AugmentedReplayBuffer(corpus, mixture, Layout(corpus, tuple_observation=tuple_observation), return_to_go)
+    return AugmentedReplayBuffer(corpus.open(), mixture, layout, return_to_go)
 
 
 class AugmentedReplayBuffer(ReplayBufferBase):
@@ -167,6 +169,8 @@ class AugmentedReplayBuffer(ReplayBufferBase):
     def observation_scaler(self, kind: Literal["standard", "min_max"] = "standard") -> ObservationScaler:
         """d3rlpy's scaler of that kind, fitted to all transitions; fitting by itself would take a Python loop.
 
+        "min_max" makes -1 of what is the same in all of them, where d3rlpy's own fit would make NaN.
+
         Raises:
             ConfigError: `kind` is not known.
         """
@@ -180,7 +184,7 @@ class AugmentedReplayBuffer(ReplayBufferBase):
         scalers: list[ObservationScaler] = [
             StandardObservationScaler(statistic.mean, statistic.std)
             if kind == "standard"
-            else MinMaxObservationScaler(statistic.minimum, statistic.maximum)
+            else MinMaxObservationScaler(statistic.minimum, statistic.ceiling)
             for statistic in statistics
         ]
         return TupleObservationScaler(scalers) if self._layout.is_tuple else scalers[0]
@@ -195,10 +199,16 @@ class AugmentedReplayBuffer(ReplayBufferBase):
         transitions.
 
         Raises:
-            ConfigError: `kind` is not known.
+            ConfigError: `kind` is not known, or is "return" and no two real episodes differ in their returns.
         """
         if kind == "return":
-            returns = self._corpus.episode_returns[: self._corpus.num_real_episodes or None]
+            returns = self._corpus.episode_returns[: self._corpus.num_real_episodes]
+            if len(set(returns.tolist())) < 2:
+                known = f"all {len(returns)} of them have {returns[0]:g}" if len(returns) else "there are none"
+                raise ConfigError(
+                    f"kind='return' divides by the range of the real episodes' returns, and {known}; choose 'standard' "
+                    "or 'min_max', or take this scaler from a buffer of more real episodes"
+                )
             return ReturnBasedRewardScaler(float(returns.max()), float(returns.min()), multiplier)
         if kind not in ("standard", "min_max"):
             raise ConfigError(f"kind={kind!r} is not known; choose 'return', 'standard' or 'min_max'")
@@ -207,7 +217,7 @@ class AugmentedReplayBuffer(ReplayBufferBase):
             statistic.add(chunk.rewards[:, None])
         if kind == "standard":
             return StandardRewardScaler(float(statistic.mean[0]), float(statistic.std[0]), multiplier=multiplier)
-        return MinMaxRewardScaler(float(statistic.minimum[0]), float(statistic.maximum[0]), multiplier)
+        return MinMaxRewardScaler(float(statistic.minimum[0]), float(statistic.ceiling[0]), multiplier)
 
     def _chunks(self) -> Iterator[Transitions]:
         for start in range(0, len(self._corpus), CHUNK):

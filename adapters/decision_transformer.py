@@ -50,6 +50,7 @@ def to_decision_transformer(
         ConfigError: an option that is not allowed.
         DatasetError: the dataset breaks Minari's contract or is empty.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     _check_count("context_length", context_length)
     check_return_to_go(return_to_go)

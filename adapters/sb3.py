@@ -69,6 +69,7 @@ def to_sb3(
             or an environment whose spaces differ from the dataset's.
         DatasetError: the dataset breaks Minari's contract or is empty.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     if not isinstance(buffer_size, int | np.integer) or buffer_size < 1:
         raise ConfigError(f"buffer_size={buffer_size!r} is not allowed; choose a whole number of at least 1")
@@ -83,7 +84,7 @@ def to_sb3(
     layout = Layout(dataset.observation_space, dataset.action_space if env is None else env.action_space)
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
     if copy:
-        return filled_buffer(corpus, layout, buffer_size, device, n_envs)
+        return filled_buffer(corpus.open(), layout, buffer_size, device, n_envs)
     mixture = Mixture(
         corpus.num_real,
         corpus.num_generated,
@@ -93,7 +94,7 @@ def to_sb3(
         seed=seed,
     )
     kind = AugmentedDictReplayBuffer if layout.is_dict else AugmentedReplayBuffer
-    return kind(corpus, layout, mixture, buffer_size, device, n_envs)
+    return kind(corpus.open(), layout, mixture, buffer_size, device, n_envs)
 
 
 def pretrain(
@@ -126,6 +127,7 @@ def pretrain(
         ConfigError: a model that cannot be trained so, whose buffer would lose transitions, or as of `to_sb3`.
         DatasetError: the dataset breaks Minari's contract or is empty.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     check_trainable(model)
     batch_size = model.batch_size if batch_size is None else batch_size

@@ -25,6 +25,13 @@ class RunningStatistics:
         """Standard deviation of the population, (columns,)."""
         return np.sqrt(self._squares / self.count)
 
+    @property
+    def ceiling(self) -> NDArray[Any]:
+        """`maximum`, or a number above it where it is also the minimum, so that the range can divide, (columns,)."""
+        # By more than 1 where that would be lost in rounding.
+        above = self.minimum + np.maximum(1, np.abs(self.minimum))
+        return np.where(self.maximum > self.minimum, self.maximum, above)
+
     def add(self, rows: NDArray[Any]) -> None:
         """Add rows, (n, columns), at least one."""
         count, mean = len(rows), rows.mean(axis=0, dtype=np.float64)

@@ -62,13 +62,16 @@ def to_torchrl(
         DatasetError: the dataset breaks Minari's contract or is empty.
         UnsupportedSpaceError: a key of its spaces has another meaning in TorchRL's layout.
         CacheError: the cache cannot be read or written.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
         raise ConfigError(f"batch_size={batch_size!r} is not allowed; choose a whole number of at least 1, or None")
     corpus = Corpus(dataset)
+    layout = Layout(corpus)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
+    corpus.open()
     return TensorDictReplayBuffer(
-        storage=_CorpusStorage(Layout(corpus), device),
+        storage=_CorpusStorage(layout, device),
         sampler=_MixtureSampler(mixture),
         writer=_NoWriter(),
         collate_fn=_as_it_is,
@@ -92,6 +95,7 @@ def to_tensordict(dataset: minari.MinariDataset, folder: str | Path | None = Non
         DatasetError: the dataset breaks Minari's contract or is empty.
         UnsupportedSpaceError: a key of its spaces has another meaning in TorchRL's layout.
         CacheError: the cache cannot be read or written, or there is no space for the folder.
+        DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     target = None if folder is None else Path(folder)
     if target is not None and target.exists():

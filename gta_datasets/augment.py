@@ -141,6 +141,9 @@ def torch_device(device: str) -> str:
         raise ConfigError(f"device={device!r} is not a torch device; choose 'auto', 'cpu' or 'cuda'") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={device!r}: torch finds no GPU on this machine; choose 'auto' or 'cpu'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise ConfigError(f"device={device!r}: torch's last GPU on this machine is 'cuda:{last}'; choose it, or 'auto'")
     return str(chosen)
 
 

@@ -14,7 +14,7 @@ from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
 from gta_datasets.methods import METHODS
-from gta_datasets.presets import PRESETS
+from gta_datasets.presets import PRESETS, TASKS
 from gta_datasets.store import ShardStore, list_stores
 
 __all__ = ["main"]
@@ -26,6 +26,7 @@ app.add_typer(cache, name="cache")
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a Minari dataset on this machine.")]
 Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
 Preset = Annotated[str, typer.Option(help=f"One of {', '.join(('auto', *PRESETS))}.")]
+Task = Annotated[str | None, typer.Option(help=f"The paper's settings for a kind of task: {', '.join(TASKS)}.")]
 Transitions = Annotated[int | None, typer.Option(help="How many to generate; default: as many as the source has.")]
 Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
@@ -38,6 +39,7 @@ def augment_command(
     dataset: DatasetId,
     method: Method = "gta",
     preset: Preset = "auto",
+    task: Task = None,
     num_transitions: Transitions = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -46,7 +48,7 @@ def augment_command(
     workers: Annotated[int, typer.Option(help="Processes that generate.")] = 1,
 ) -> None:
     """Train on a dataset, if need be, and generate everything that is missing."""
-    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings)
+    augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
     augmented.generate(workers)
     typer.echo(f"{len(augmented.generated)} trajectories, {augmented.generated.total_steps} transitions")
     typer.echo(f"cache: {augmented.path}")
@@ -57,6 +59,7 @@ def quality(
     dataset: DatasetId,
     method: Method = "gta",
     preset: Preset = "auto",
+    task: Task = None,
     num_transitions: Transitions = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -66,7 +69,7 @@ def quality(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what is generated against its source."""
-    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings)
+    augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
     found = augmented.quality() if report is None else augmented.report(report)
     typer.echo(found.to_json() if as_json else found.table())
 
@@ -76,6 +79,7 @@ def compare(
     dataset: DatasetId,
     methods: Annotated[str, typer.Option(help="Names of methods with commas between them.")] = ",".join(METHODS),
     preset: Preset = "auto",
+    task: Task = None,
     num_transitions: Transitions = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -90,7 +94,7 @@ def compare(
     names = [name.strip() for name in methods.split(",")]
     of_method = {name: _known_to(name, names, settings or []) for name in names}
     versions = {
-        name: _augment(dataset, name, preset, num_transitions, seed, device, cache_dir, of_method[name])
+        name: _augment(dataset, name, preset, task, num_transitions, seed, device, cache_dir, of_method[name])
         for name in names
     }
     for name, found in compare_datasets(versions, report).items():
@@ -104,14 +108,17 @@ def export(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Id of the new Minari dataset.")],
     method: Method = "gta",
     preset: Preset = "auto",
+    task: Task = None,
     num_transitions: Transitions = None,
     seed: Seed = 0,
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
+    include_source: Annotated[bool, typer.Option(help="Write the source's episodes before the generated ones.")] = True,
 ) -> None:
     """Write source and generated episodes as an ordinary Minari dataset."""
-    augmented = _augment(dataset, method, preset, num_transitions, seed, device, cache_dir, settings)
+    augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
+    augmented = augmented if include_source else augmented.generated
     typer.echo(f"{augmented.export(target).storage.data_path}")
 
 
@@ -176,6 +183,7 @@ def _augment(
     dataset: str,
     method: str,
     preset: str,
+    task: str | None,
     num_transitions: int | None,
     seed: int,
     device: str,
@@ -186,6 +194,7 @@ def _augment(
         dataset,
         method,
         preset=preset,
+        task=task,
         num_transitions=num_transitions,
         seed=seed,
         device=device,

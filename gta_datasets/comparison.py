@@ -10,6 +10,7 @@ from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError, DivergenceError, QualificationError
 from gta_datasets.page import Line, Picture, write_page
 from gta_datasets.plots import comparison as plots
+from gta_datasets.plots.drawing import figure_class
 from gta_datasets.scores import Quality, Scores
 
 __all__ = ["compare"]
@@ -43,6 +44,7 @@ def compare(
         MissingExtraError: matplotlib is not installed.
     """
     source = _source_of(datasets)
+    figure_class()  # measuring may take long
     qualities, left_out = _measured(datasets, sample, seed)
     first = next(iter(qualities.values()))
     write_page(

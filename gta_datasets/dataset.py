@@ -16,6 +16,7 @@ from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.export import write_minari
 from gta_datasets.metrics import Quality, quality
 from gta_datasets.pipeline import Pipeline
+from gta_datasets.plots.drawing import figure_class
 from gta_datasets.report import write_report
 from gta_datasets.simulator import StandIn
 from gta_datasets.storage import AugmentedStorage
@@ -49,7 +50,8 @@ class GTAAugmentedDataset(MinariDataset):
     """A source dataset and what is generated from it, as one `minari.MinariDataset`.
 
     Made by `gta_datasets.augment`. Constructing it does no work; the first look at its size reads the source, and the
-    first generated episode trains the model and generates a shard, unless the cache has them.
+    first generated episode trains the model and generates a shard, unless the cache has them. Its id is that of its
+    source, as with filtered datasets of Minari; `export` gives it one of its own.
     """
 
     def __init__(self, pipeline: Pipeline, *, include_source: bool = True) -> None:
@@ -134,7 +136,13 @@ class GTAAugmentedDataset(MinariDataset):
         return self._pipeline.levels
 
     def fit(self) -> GTAAugmentedDataset:
-        """Train the model now, or finish training that was interrupted."""
+        """Train the model now, or finish training that was interrupted.
+
+        Raises:
+            DatasetError: the source breaks Minari's contract or does not suit the method.
+            DivergenceError: training diverged.
+            CacheError: the cache cannot be read or written.
+        """
         self._pipeline.shard_store  # noqa: B018 - opening it trains
         return self
 
@@ -151,6 +159,8 @@ class GTAAugmentedDataset(MinariDataset):
             ConfigError: fewer than one worker, or an unknown backend.
             MissingExtraError: Ray is not installed.
             WorkerError: workers died of the same shard again and again.
+            QualificationError: too few trajectories pass `qualify`.
+            DatasetError, DivergenceError, CacheError: as of `fit`.
         """
         self._pipeline.generate(workers, backend)
         return self
@@ -158,13 +168,16 @@ class GTAAugmentedDataset(MinariDataset):
     def quality(self, *, sample: int = 16_384, novelty_sample: int = 1_024, seed: int = 0) -> Quality:
         """Measure generated trajectories against the source (GTA, appendix D, and the tail of the dynamics error).
 
-        Where the environment cannot be set to a state, a learned model of the source judges rewards and dynamics; it is
-        trained if there is none, and the notes of the result say so.
+        Where the environment cannot be set to a state, a learned model of the source judges rewards and dynamics, not
+        the one behind `qualify` and "auto"; it is trained if there is none, and the notes of the result say so.
 
         Args:
             sample: transitions that are set into the simulator; only as many shards as they need are generated.
             novelty_sample: transitions whose nearest source point is searched.
             seed: of the samples.
+
+        Raises:
+            DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
         generated, asked = self._sample(sample)
         return self._measure(generated, asked, sample=sample, novelty_sample=novelty_sample, seed=seed)
@@ -174,7 +187,9 @@ class GTAAugmentedDataset(MinariDataset):
 
         Raises:
             MissingExtraError: matplotlib is not installed.
+            DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
+        figure_class()  # training and generating may take long
         generated, asked = self._sample(sample)
         found = self._measure(generated, asked, sample=sample, novelty_sample=1_024, seed=seed)
         write_report(
@@ -224,7 +239,7 @@ class GTAAugmentedDataset(MinariDataset):
     def _stand_in(self) -> StandIn:
         """What judges rewards and dynamics where the environment cannot be set to a state."""
         source = self._pipeline.source.episodes
-        return StandIn(self._pipeline.fitted_dynamics(), source.observations.shape[1], source.actions.shape[1])
+        return StandIn(self._pipeline.fitted_judge(), source.observations.shape[1], source.actions.shape[1])
 
     def to_d3rlpy(self, **options: Any) -> AugmentedReplayBuffer:
         """A d3rlpy replay buffer for any algorithm's `fit()`; options as of `gta_datasets.adapters.to_d3rlpy`."""
@@ -262,6 +277,7 @@ class GTAAugmentedDataset(MinariDataset):
         Raises:
             DatasetError: the name is taken, or the source has infos that are not numbers.
             UntrustedDatasetError: the name is malformed.
+            DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
         pipeline = self._pipeline
         source = pipeline.source

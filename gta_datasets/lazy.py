@@ -13,12 +13,13 @@ def names_of(package: str, modules: Mapping[str, str]) -> Callable[[str], object
 
     Args:
         package: full name of the package.
-        modules: the module below the package that each name comes from.
+        modules: the module below the package that each name comes from, or that it is.
     """
 
     def find(name: str) -> object:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        module = importlib.import_module(f"{package}.{modules[name]}")
+        return module if name == modules[name] else getattr(module, name)
 
     return find

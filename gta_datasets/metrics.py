@@ -45,7 +45,8 @@ def quality(
         source: the data the windows were made from.
         env_spec: the source's environment, from which the simulator is made.
         simulator: true dynamics to use instead.
-        stand_in: makes what judges rewards and dynamics where there are no true ones; the notes and `learned` say so.
+        stand_in: makes what judges rewards and dynamics where there are no true ones, a model without a part in making
+            `generated`; the notes and `learned` say so.
         asked_returns: (E,) return every window was generated for.
         sample: transitions that are simulated, in whole windows drawn at random; as many windows of the same lengths
             are drawn from the source.
@@ -69,8 +70,9 @@ def quality(
     if simulator is None and stand_in is not None:
         simulator = stand_in()
         notes.append(
-            "Rewards and dynamics are judged by a learned model of the source instead. It knows the neighbourhood of"
-            " the source only: what lies far from it is judged by a guess."
+            "Rewards and dynamics are judged by a learned model of the source instead, one that had no part in making"
+            " or choosing what is generated. It knows the neighbourhood of the source only: what lies far from it is"
+            " judged by a guess."
         )
     windows = _draw_windows(generated, sample, rng)
     scale = Standardizer.fit(source.observations).scale

@@ -24,6 +24,7 @@ from gta_datasets.methods.base import Augmenter, Shard
 from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.plan import Combined, Plan
+from gta_datasets.seeding import derived_seed
 from gta_datasets.shelf import Shelf
 from gta_datasets.store import ShardStore, content_key
 from gta_datasets.training.team import Team
@@ -68,8 +69,10 @@ class Pipeline:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            self.device = "cpu"  # pickled on another machine
+        # It may have been pickled on another machine.
+        device, gpus = torch.device(self.device), torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.type == "cuda" and (device.index or 0) >= gpus:
+            self.device = "cuda" if gpus else "cpu"
 
     @cached_property
     def source(self) -> Source:
@@ -135,9 +138,14 @@ class Pipeline:
     def _shelf(self) -> Shelf:
         return Shelf(self.cache_root, self.device, self.description, self.progress)
 
-    def fitted_dynamics(self) -> DynamicsModel:
-        """A learned forward model of the source; trained if there is none."""
-        model = DynamicsModel(self.source, self.config.dynamics, seed=self.seed, device=torch.device(self.device))
+    def fitted_judge(self) -> DynamicsModel:
+        """A learned forward model of the source for measuring; trained if there is none.
+
+        Its seed is not that of the model behind `qualify` and the search for levels: data chosen by a model look better
+        to that model than they are.
+        """
+        seed = derived_seed(self.seed, "judge of quality")
+        model = DynamicsModel(self.source, self.config.dynamics, seed=seed, device=torch.device(self.device))
         self._shelf.fit(self._shelf.store_of(model), model)
         return model
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["numpy_generator", "seeded", "torch_generator"]
+__all__ = ["derived_seed", "numpy_generator", "seeded", "torch_generator"]
 
 
 def _sequence(seed: int, stream: str, number: int) -> np.random.SeedSequence:
@@ -25,6 +25,11 @@ def torch_generator(seed: int, stream: str, number: int, device: torch.device) -
     """Like `numpy_generator`, for torch and on a device."""
     state = int(_sequence(seed, stream, number).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(state)
+
+
+def derived_seed(seed: int, stream: str) -> int:
+    """A seed below 2**32 for whatever takes a seed itself and is to be independent of what `seed` decides elsewhere."""
+    return int(_sequence(seed, stream, 0).generate_state(1)[0])
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class AugmentedStorage(MinariStorage):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The source's metadata under a name of its own; counts are left to `total_episodes` and `total_steps`."""
+        """The source's metadata, its id among them; counts are left to `total_episodes` and `total_steps`."""
         metadata = dict(self.pipeline.dataset.storage.metadata)
         for name in ("total_episodes", "total_steps", "dataset_size"):
             metadata.pop(name, None)

@@ -18,7 +18,7 @@ from gymnasium import spaces
 import gta_datasets
 from gta_datasets import GTAConfig, augment
 from gta_datasets import pipeline as pipeline_module
-from gta_datasets.augment import default_cache_dir
+from gta_datasets.augment import default_cache_dir, torch_device
 from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
 from gta_datasets.methods.gta import GTA
 from gta_datasets.presets import PRESETS, TASKS
@@ -135,6 +135,14 @@ def test_what_is_wrong_with_an_argument(dataset: minari.MinariDataset, arguments
 def test_a_gpu_that_is_not_there(dataset: minari.MinariDataset) -> None:
     with pytest.raises(ConfigError, match="device='cuda': torch finds no GPU on this machine; choose 'auto' or 'cpu'"):
         augment(dataset, device="cuda")
+
+
+def test_a_second_gpu_that_is_not_there(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="device='cuda:1': torch's last GPU on this machine is 'cuda:0'; choose it"):
+        augment(dataset, device="cuda:1")
+    assert [torch_device(name) for name in ("auto", "cuda", "cuda:0")] == ["cuda", "cuda", "cuda:0"]
 
 
 def test_whole_numbers_of_numpy_are_whole_numbers(dataset: minari.MinariDataset) -> None:

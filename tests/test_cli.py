@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import minari
+import numpy as np
 import pytest
 
 from gta_datasets import augment, cli
@@ -142,6 +143,30 @@ def test_export(run: Run, dataset: minari.MinariDataset) -> None:
     code, output, errors = run("export", ID, "cli/out-v0", *ARGUMENTS, "--num-transitions", 60)
     assert (code, output) == (2, "")
     assert errors.startswith("error: dataset 'cli/out-v0' already exists")
+
+
+def test_export_of_what_is_generated_alone(run: Run, dataset: minari.MinariDataset) -> None:
+    options = ("--num-transitions", 60, "--no-include-source")
+    assert run("export", ID, "cli/generated-v0", *ARGUMENTS, *options)[0] == 0
+    exported = minari.load_dataset("cli/generated-v0")
+    expected = tiny(dataset, num_transitions=60).generated
+    assert len(exported) == len(expected)
+    np.testing.assert_array_equal(exported[0].observations, expected[0].observations)
+
+
+def test_a_task_is_that_of_the_python_interface(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    options = ("--task", "kitchen", "--num-transitions", 5, "--cache-dir", tmp_path)
+    assert run("augment", ID, *ARGUMENTS, *options)[0] == 0
+    assert tiny(dataset, task="kitchen", num_transitions=5, cache_dir=tmp_path).is_complete
+    assert not tiny(dataset, num_transitions=5, cache_dir=tmp_path).is_fitted
+
+
+@pytest.mark.parametrize("command", ["augment", "quality", "compare", "export"])
+def test_a_task_that_is_not_known(run: Run, dataset: minari.MinariDataset, command: str) -> None:
+    target = ["cli/unknown-v0"] if command == "export" else []
+    code, _, errors = run(command, ID, *target, "--task", "atari")
+    assert code == 2
+    assert errors.startswith("error: task='atari' is not known; choose one of 'locomotion'")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import minari
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -278,3 +279,14 @@ def test_generating_again_gives_what_the_cache_holds(dataset: minari.MinariDatas
     augmented = tiny(dataset).generate()
     stored = augmented.storage.pipeline.shard(1)
     assert shard_bytes(augmented, 1) == {name: array.tobytes() for name, array in stored.items()}
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, "cpu"), (1, "cuda"), (2, "cuda:1")])
+def test_a_gpu_is_replaced_where_it_does_not_exist(
+    dataset: minari.MinariDataset, gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = tiny(dataset).storage.pipeline
+    pipeline.device = "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert pickle.loads(pickle.dumps(pipeline)).device == expected

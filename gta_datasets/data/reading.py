@@ -28,14 +28,20 @@ class Source:
     dropped: tuple[str, ...]  # one sentence per episode that was left out
 
 
-def read_episodes(dataset: minari.MinariDataset, *, invalid: Literal["error", "drop"] = "error") -> Source:
+def read_episodes(
+    dataset: minari.MinariDataset,
+    *,
+    invalid: Literal["error", "drop"] = "error",
+    remedy: str = 'pass invalid="drop" to leave it out',
+) -> Source:
     """Read every episode of `dataset` into contiguous arrays; the dataset is not modified.
 
     An episode is invalid if it has no steps, if its fields disagree in length, if it does not hold one observation
     more than steps, if a termination or truncation comes before its last step, or if any number in it is not finite.
-    Invalid episodes raise a DatasetError that names the episode, the field and the step; with `invalid="drop"` they
-    are left out and named in `Source.dropped`. An episode whose last step has no flag was cut, and counts as truncated;
-    one that is both terminated and truncated counts as terminated. Actions outside of their space stay as recorded.
+    Invalid episodes raise a DatasetError that names the episode, the field, the step and the `remedy` that the caller
+    has; with `invalid="drop"` they are left out and named in `Source.dropped`. An episode whose last step has no flag
+    was cut, and counts as truncated; one that is both terminated and truncated counts as terminated. Actions outside of
+    their space stay as recorded.
 
     Observations and actions take the codecs' dtypes; rewards are float32, or float64 if they were recorded so. Raises
     UnsupportedSpaceError for spaces without a float form, and DatasetError if no episode is left or Minari cannot read
@@ -55,7 +61,7 @@ def read_episodes(dataset: minari.MinariDataset, *, invalid: Literal["error", "d
         except DatasetError as problem:
             sentence = f"dataset {dataset.id!r}, episode {int(episode.id)}: {problem}"
             if invalid == "error":
-                raise DatasetError(f'{sentence}; repair the dataset, or pass invalid="drop" to leave it out') from None
+                raise DatasetError(f"{sentence}; repair the dataset, or {remedy}") from None
             dropped.append(sentence)
     if not columns.ids:
         raise DatasetError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from gta_datasets.data.returns import amplify, returns_to_go
 from gta_datasets.data.windows import Windows
 from gta_datasets.diffusion.edm import Condition
 
-__all__ = ["Returns", "with_known_rewards"]
+__all__ = ["Returns", "warn_of_punished_success", "with_known_rewards"]
 
 
 class Returns:
@@ -61,3 +62,27 @@ def with_known_rewards(batch: WindowBatch, statistics: Standardizer, alpha: floa
     known = torch.zeros(rows.shape[-1], dtype=torch.bool, device=rows.device)
     known[-1] = True
     return rows, known
+
+
+def warn_of_punished_success(episodes: Episodes, config: DataConfig) -> None:
+    """Warn if a terminal penalty is set and episodes that terminate have higher returns than those that were cut off.
+
+    Where the task ends in success the penalty makes the best endings the worst. A difference within two standard errors
+    may be chance, and counts as none.
+    """
+    last = episodes.offsets[1:] - 1
+    terminated = episodes.terminations[last]
+    if config.terminal_penalty == 0 or terminated.all() or not terminated.any():
+        return
+    returns = np.add.reduceat(episodes.rewards, episodes.offsets[:-1], dtype=np.float64)
+    of_terminated, of_cut = returns[terminated].mean(), returns[~terminated].mean()
+    error = returns.std() / np.sqrt(terminated.mean() * (~terminated).sum())
+    if of_terminated <= of_cut + 2 * error or np.isclose(of_terminated, of_cut):
+        return
+    warnings.warn(
+        f"the {terminated.sum()} episodes that terminate have a higher mean return ({of_terminated:.4g}) than the "
+        f"{(~terminated).sum()} that were cut off ({of_cut:.4g}), as in tasks that end in success, and "
+        f"terminal_penalty={config.terminal_penalty:g} makes these endings the worst: terminal_penalty=0 is right for "
+        "such tasks",
+        stacklevel=2,
+    )

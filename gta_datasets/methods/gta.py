@@ -28,7 +28,7 @@ from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap
 from gta_datasets.diffusion.samplers import exploration_sigma
-from gta_datasets.methods.asking import Returns, with_known_rewards
+from gta_datasets.methods.asking import Returns, warn_of_punished_success, with_known_rewards
 from gta_datasets.methods.assemble import assemble_shard
 from gta_datasets.methods.base import Consulted, Shard
 from gta_datasets.methods.distilled import DistilledFlow
@@ -65,6 +65,7 @@ class GTA:
         self._source, self._config, self._seed, self._device = source, config, seed, device
         data = config.data
         self.discount = data.discount
+        warn_of_punished_success(source.episodes, data)
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
         self._rewards = RewardModel(source, config.dynamics, seed=seed, device=device)
         self._levels: LevelSearch | None = None

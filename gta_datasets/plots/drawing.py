@@ -28,6 +28,7 @@ __all__ = [
     "cumulative",
     "edges_of",
     "error_axes",
+    "figure_class",
     "finite",
     "histogram",
     "legend",
@@ -49,12 +50,21 @@ LEGEND_LETTERS, LINE_LETTERS = 95, 7
 """Letters that a line of a legend holds, and how many the line before a name takes."""
 
 
-def new_figure(*, columns: int = 1, rows: int = 1, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """An empty picture and its panels, row by row."""
+def figure_class() -> type[Figure]:
+    """Matplotlib's; also called before long work whose result is to be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     with requires_extra("report", "matplotlib", "plots need"):
         # Not pyplot: it keeps every figure and picks a window system.
         from matplotlib.figure import Figure
-    figure = Figure(figsize=(7.2, height), layout="constrained", facecolor="white")
+    return Figure
+
+
+def new_figure(*, columns: int = 1, rows: int = 1, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """An empty picture and its panels, row by row."""
+    figure = figure_class()(figsize=(7.2, height), layout="constrained", facecolor="white")
     panels = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
     for axes in panels:
         axes.grid(color="#e9ebee", linewidth=0.8)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gta_datasets import GTAAugmentedDataset, augment
+from gta_datasets.adapters import to_decision_transformer
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import ConfigError, DatasetError
 from tests.builders import edit_file, linear_dataset, make_dataset
@@ -118,7 +119,10 @@ def test_an_incomplete_cache_is_completed(tmp_path: Path) -> None:
     augmented = tiny(linear_dataset("corpus/partial-v0"), cache_dir=tmp_path)
     augmented.generated[0]
     assert not augmented.is_complete
-    assert Corpus(augmented).num_generated == augmented.generated.total_steps
+    corpus = Corpus(augmented)
+    assert corpus.num_generated == augmented.generated.total_steps
+    assert not augmented.is_complete
+    assert corpus.open().episodes.num_transitions == len(corpus)
     assert augmented.is_complete
 
 
@@ -145,7 +149,7 @@ def test_returns_to_go_of_real_episodes_are_the_rewards_to_come(augmented: GTAAu
 @pytest.mark.parametrize("kind", ["amplified", "source"])
 def test_a_trajectory_without_a_source_window_has_its_own_returns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     augmented = tiny(linear_dataset(f"corpus/windowless-{kind}-v0", lengths=(20, 4, 15), terminated=(1,)))
-    before, pipeline = Corpus(augmented), augmented.storage.pipeline
+    before, pipeline = Corpus(augmented).open(), augmented.storage.pipeline
     combined = pipeline.combined
     without = np.arange(len(combined.source_episode)) % 2 == 1
     changed = dataclasses.replace(combined, source_episode=np.where(without, -1, combined.source_episode))
@@ -214,6 +218,21 @@ def test_a_missing_last_observation_names_the_episode() -> None:
     broken = edit_file(make_dataset("corpus/cut-v0", lengths=(4, 5, 3)), cut)
     with pytest.raises(DatasetError, match=r"episode 1: .*observation"):
         Corpus(broken)
+
+
+def test_the_remedy_against_an_invalid_episode_works() -> None:
+    """An adapter of a plain dataset has no option `invalid`."""
+
+    def spoil(file: h5py.File) -> None:
+        file["episode_1/rewards"][2] = np.nan
+
+    broken = edit_file(make_dataset("corpus/nan-v0", lengths=(4, 5, 3)), spoil)
+    remedy = r"or leave it out with dataset\.filter_episodes\(lambda episode: episode\.id != \.\.\.\)"
+    with pytest.raises(DatasetError, match=rf"episode 1: rewards is nan .*{remedy}") as caught:
+        to_decision_transformer(broken)
+    assert "invalid=" not in str(caught.value)
+    rest = broken.filter_episodes(lambda episode: episode.id != 1)
+    assert len(to_decision_transformer(rest)) == 7
 
 
 def test_reading_again_and_again_holds_no_more_files_or_memory(augmented: GTAAugmentedDataset) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import h5py
 import minari
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.data.returns import asked_returns, returns_to_go
 from gta_datasets.errors import ConfigError, DatasetError
-from tests.builders import linear_dataset, make_dataset
+from tests.builders import edit_file, linear_dataset, make_dataset
 from tests.smoke import tiny, trajectories
 
 with warnings.catch_warnings():
@@ -201,6 +203,40 @@ def test_it_is_read_only(source: minari.MinariDataset) -> None:
     for operation in (buffer.append, buffer.append_episode, buffer.clip_episode, buffer.buffer.append):
         with pytest.raises(NotImplementedError, match="MixedReplayBuffer"):
             operation(None, 0)
+
+
+def with_rewards(name: str, lengths: tuple[int, ...]) -> minari.MinariDataset:
+    """Every reward is 1, and the last number of every observation 1e8."""
+
+    def flatten(file: h5py.File) -> None:
+        for number in range(len(lengths)):
+            file[f"episode_{number}/rewards"][...] = 1
+            file[f"episode_{number}/observations"][:, 2] = 1e8
+
+    return edit_file(linear_dataset(name, lengths=lengths), flatten)
+
+
+def test_a_column_that_never_changes_is_scaled_to_a_number() -> None:
+    buffer = to_d3rlpy(with_rewards("to-d3rlpy/constant-v0", (4, 6)))
+    observations = buffer.episodes[0].observations
+    scaler = buffer.observation_scaler("min_max")
+    for scaled in (scaler.transform_numpy(observations), scaler.transform(torch.from_numpy(observations)).numpy()):
+        np.testing.assert_array_equal(scaled[:, 2], -1)
+        assert np.ptp(scaled[:, :2], axis=0).min() > 0
+    np.testing.assert_array_equal(scaler.reverse_transform_numpy(scaled)[:, 2], observations[:, 2])
+    assert buffer.reward_scaler("min_max").transform_numpy(np.ones(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("lengths", [(5,), (4, 4, 4)])
+def test_a_range_of_returns_that_is_zero_does_not_divide(lengths: tuple[int, ...]) -> None:
+    buffer = to_d3rlpy(with_rewards(f"to-d3rlpy/equal-{len(lengths)}-v0", lengths))
+    with pytest.raises(ConfigError, match=rf"all {len(lengths)} of them have {lengths[0]}; choose 'standard'"):
+        buffer.reward_scaler("return")
+
+
+def test_sums_of_generated_trajectories_are_no_returns(augmented: GTAAugmentedDataset) -> None:
+    with pytest.raises(ConfigError, match="there are none; choose 'standard' or 'min_max', or"):
+        augmented.generated.to_d3rlpy().reward_scaler("return")
 
 
 def test_what_d3rlpy_cannot_take_is_refused(source: minari.MinariDataset) -> None:

@@ -21,3 +21,5 @@ def test_chunks_give_what_the_whole_gives(sizes: list[int], offset: float, seed:
     np.testing.assert_array_equal(statistics.minimum, rows.min(axis=0))
     np.testing.assert_array_equal(statistics.maximum, rows.max(axis=0))
     assert statistics.count == sum(sizes)
+    assert (statistics.ceiling > statistics.minimum).all()
+    assert (statistics.ceiling == statistics.maximum).all() or sum(sizes) == 1

@@ -30,6 +30,10 @@ def transitions(dataset: Iterable[minari.EpisodeData]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}
 
 
+def test_it_goes_by_the_id_of_its_source(augmented: GTAAugmentedDataset) -> None:
+    assert augmented.id == augmented.generated.id == augmented.source.id == "clients/linear-v0"
+
+
 def test_a_plain_loop_fills_a_buffer(augmented: GTAAugmentedDataset) -> None:
     found = transitions(augmented.iterate_episodes())
     assert {len(array) for array in found.values()} == {augmented.total_steps}

@@ -8,6 +8,7 @@ from typing import Any
 import minari
 import numpy as np
 import pytest
+import torch
 
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.data.episodes import Episodes
@@ -98,6 +99,20 @@ def test_all_methods_and_settings_on_a_dataset_share_one_judge(
     models = len(list_stores(tmp_path))
     qualified(source, 2 * median, tmp_path, alpha=1.1).fit()
     assert len(list_stores(tmp_path)) == models == 2
+
+
+def test_the_filter_does_not_judge_its_own_work(source: minari.MinariDataset, median: float, tmp_path: Path) -> None:
+    augmented = qualified(source, median, tmp_path)
+    pipeline = augmented.storage.pipeline
+    filtering, own = pipeline.augmenter.models["judge"], pipeline.fitted_judge()
+    assert filtering.identity["seed"] == 0  # as ever: what is generated does not depend on who measures it
+    assert own.identity == filtering.identity | {"seed": own.identity["seed"]}
+    augmented.fit()
+    same = [torch.equal(weights, own.weights[name]) for name, weights in filtering.weights.items()]
+    assert not any(same)
+    found = augmented.quality(sample=50)
+    assert len(list_stores(tmp_path)) == 4  # generator, filter, judge, shards
+    assert any("no part in making or choosing" in note for note in found.notes)
 
 
 def test_other_methods_are_checked_too(source: minari.MinariDataset, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""What `import gta_datasets` offers, and what it leaves for later."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+
+import gta_datasets
+from gta_datasets.methods import METHODS
+from tests.smoke import run_script
+
+
+def test_every_promised_name_is_there_and_listed() -> None:
+    assert set(gta_datasets.__all__) <= set(dir(gta_datasets))
+    assert all(hasattr(gta_datasets, name) for name in gta_datasets.__all__)
+    assert {config.__name__ for config in METHODS.values()} <= set(gta_datasets.__all__)
+    assert gta_datasets.__version__ == version("gta-datasets")
+
+
+def test_other_names_are_not_there() -> None:
+    with pytest.raises(AttributeError, match="'gta_datasets' has no attribute 'augmnet'"):
+        gta_datasets.augmnet  # noqa: B018
+
+
+def test_parts_with_extras_are_imported_when_they_are_named() -> None:
+    script = """
+import sys
+import gta_datasets
+late = {f"gta_datasets.{name}" for name in ("adapters", "online", "policies")}
+print(sorted(late & set(sys.modules)))
+print(gta_datasets.adapters.__name__, gta_datasets.online.__name__, gta_datasets.policies.__name__)
+print(sorted({"d3rlpy", "stable_baselines3", "torchrl", "tensordict", "gym"} & set(sys.modules)))
+"""
+    names = "gta_datasets.adapters gta_datasets.online gta_datasets.policies"
+    assert run_script(script) == f"[]\n{names}\n[]\n"
