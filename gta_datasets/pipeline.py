@@ -39,7 +39,7 @@ class Pipeline:
     """The lazy stages behind an augmented dataset. Pickling carries what they are made from, not what they hold.
 
     Args:
-        dataset: the source; never modified.
+        dataset: the source, never modified; episodes that it gets later do not count.
         config: the method's configuration.
         seed: seed of training and generation.
         device: where the network runs.
@@ -59,7 +59,8 @@ class Pipeline:
         cache_root: Path,
         progress: bool,
     ) -> None:
-        self.dataset, self.config, self.seed, self.device = dataset, config, seed, device
+        # Minari replaces the numbers of a dataset's episodes when some are added; the copy keeps those of now.
+        self.dataset, self.config, self.seed, self.device = copy.copy(dataset), config, seed, device
         self.num_transitions, self.cache_root, self.progress = num_transitions, cache_root, progress
 
     def __getstate__(self) -> dict[str, Any]:
