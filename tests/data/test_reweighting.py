@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -110,7 +111,9 @@ def test_sparse_weights_prefer_successful_episodes_exactly_by_the_weight(
 ) -> None:
     episodes, _ = successful(lengths, success)
     index = WindowIndex.of(episodes, horizon)
-    found = sparse_weights(episodes, index, success_weight=weight)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", 'reweighting="sparse" has no effect', UserWarning)  # no episode, or both
+        found = sparse_weights(episodes, index, success_weight=weight)
     owner = index.locate(np.arange(len(index))).episode
     assert found.shape == (len(index),)
     assert found.sum() == pytest.approx(1, abs=1e-12)
@@ -141,3 +144,20 @@ def test_sparse_weight_must_be_positive(weight: float) -> None:
     episodes = linear_episodes([4])
     with pytest.raises(ConfigError, match=f"success_weight={weight} is not allowed; choose a positive number"):
         sparse_weights(episodes, WindowIndex.of(episodes, 2), success_weight=weight)
+
+
+@pytest.mark.parametrize(("bad", "good"), [(-1.0, 0.0), (0.0, 1.0), (0.5, 2.0), (-3.0, -1.0)])
+def test_success_is_told_by_rewards_of_any_sign(bad: float, good: float) -> None:
+    episodes, rewards = successful([8, 8, 8], {1})
+    episodes = dataclasses.replace(episodes, rewards=np.where(rewards > 0, good, bad).astype(np.float32))
+    found = sparse_weights(episodes, WindowIndex.of(episodes, 2), success_weight=10.0).reshape(3, -1)
+    np.testing.assert_allclose(found.sum(axis=1), [1 / 12, 10 / 12, 1 / 12])
+
+
+@pytest.mark.parametrize("success", [set(), {0, 1}])
+def test_a_warning_says_that_sparse_weights_are_equal(success: set[int]) -> None:
+    episodes, _ = successful([6, 6, 2], success)
+    index = WindowIndex.of(episodes, 4, short_episodes="skip")
+    with pytest.warns(UserWarning, match=rf"has no effect: {len(success)} of 2 episodes .*; choose \"dense\""):
+        found = sparse_weights(episodes, index, success_weight=10.0)
+    np.testing.assert_allclose(found, 1 / 6)
