@@ -122,10 +122,13 @@ class GTA:
     @property
     def skipped(self) -> Mapping[int, str]:
         lengths, horizon = self._source.episodes.lengths, self._config.data.horizon
-        return {
+        quantile = self._config.sampling.source_quantile
+        poor = dict.fromkeys(self._draws.below_quantile.tolist(), f"has a return below source_quantile={quantile}")
+        short = {
             int(episode): f"has {lengths[episode]} transitions, fewer than {horizon=}"
             for episode in self._index.skipped
         }
+        return dict(sorted({**short, **poor}.items()))
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
