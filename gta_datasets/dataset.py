@@ -102,7 +102,7 @@ class GTAAugmentedDataset(MinariDataset):
 
     @property
     def path(self) -> Path:
-        """Folder of the shards."""
+        """Folder of the shards, named by the key: asking for it trains the weights if need be; it generates nothing."""
         return self._pipeline.shard_store.path
 
     @property

@@ -181,9 +181,11 @@ class Pipeline:
     @property
     def levels(self) -> dict[str, Any] | None:
         """What `alpha="auto"` and `mu="auto"` came to, and why; None where neither was asked for."""
-        self.shard_store  # noqa: B018 - opening it searches
         search = self.augmenter.models.get("levels")
-        return search.found if isinstance(search, LevelSearch) else None
+        if not isinstance(search, LevelSearch):
+            return None
+        self.shard_store  # noqa: B018 - opening it searches
+        return search.found
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
