@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gta_datasets.config import DataConfig
+from gta_datasets.data.draws import TrainingDraws
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reweighting import dense_weights, sparse_weights
 from gta_datasets.data.windows import WindowIndex
@@ -83,6 +85,17 @@ def test_returns_that_are_equal_up_to_rounding(returns: list[float]) -> None:
 
 def test_equal_returns_are_drawn_equally() -> None:
     assert dense_weights(np.full(8, -3.0), bins=20).tolist() == [1 / 8] * 8
+
+
+@pytest.mark.parametrize("smoothing", [0.001, 0.5])
+def test_rare_returns_are_smoothed_as_the_configuration_says(smoothing: float) -> None:
+    """18 poor transitions and 2 good ones, at a temperature that tells no returns apart."""
+    episodes = linear_episodes([18, 2])
+    returns = np.repeat([0.0, 1.0], [18, 2])
+    config = DataConfig(horizon=1, reweighting="dense", bins=2, smoothing=smoothing, temperature=1e9)
+    drawn = TrainingDraws(episodes, WindowIndex.of(episodes, 1), returns, config, 0).draw(0, 20_000)
+    poor, good = (share / (share + smoothing) for share in (0.9, 0.1))
+    assert drawn.episode.mean() == pytest.approx(good / (good + poor), abs=0.01)
 
 
 @pytest.mark.parametrize("bins", [0, -1])
