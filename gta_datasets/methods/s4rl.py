@@ -104,7 +104,7 @@ class S4RL:
             "source_episode": chosen,
             "source_start": np.zeros(len(chosen), np.int64),
             "source_return": returns,
-            "asked_return": returns,
+            "asked_return": np.full_like(returns, np.nan),
         }
 
     def _draw(self, shard: int) -> NDArray[np.int64]:
