@@ -32,17 +32,29 @@ _ADVICE = {
 }
 
 
-def atomic_write(path: Path, *buffers: bytes | bytearray | memoryview) -> None:
+def atomic_write(path: Path, *buffers: bytes | bytearray | memoryview, make_folder: bool = False) -> None:
     """Make the concatenation of `buffers` (contiguous bytes) the content of the file `path`.
 
     The bytes go to a private temporary file in the same folder, which is synced and renamed; then the folder is synced.
     After a crash at any moment `path` has its old content (or is absent) or the new, never a part of it. The temporary
     file is gone after every exception; only a killed process leaves one behind (`.tmp-*`).
 
+    With `make_folder` the folder is made if it is not there: somebody may clear a cache at any moment.
+
     Raises:
         CacheError: the folder or `path` is a link or not an ordinary file, or the file cannot be written. The message
             names the path, the bytes needed and the reason; `errno` is that of the failed call.
     """
+    try:
+        _write(path, buffers)
+    except CacheError as error:
+        if not make_folder or error.errno != errno.ENOENT:
+            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, buffers)
+
+
+def _write(path: Path, buffers: tuple[bytes | bytearray | memoryview, ...]) -> None:
     needed = sum(memoryview(buffer).nbytes for buffer in buffers)
     check_no_link(path.parent)
     status = check_no_link(path)

@@ -57,7 +57,7 @@ def augment(
 
     Args:
         dataset: a Minari dataset, never modified, or the id of one on this machine, which is screened before Minari
-            opens it.
+            opens it. Episodes that are added to it later are not augmented.
         method: "gta", "s4rl" (recorded episodes with a little noise on the states), "synther" (single transitions made
             from noise), "diffstitch" (episodes of low return led over into ones of high return), or the configuration
             of a method, which then replaces preset, task and overrides.

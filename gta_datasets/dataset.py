@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +82,10 @@ class GTAAugmentedDataset(MinariDataset):
         self._episode_indices  # noqa: B018 - counts them, before Minari would add up their metadata
         return super().total_steps
 
-    @property
+    @cached_property
     def source(self) -> MinariDataset:
-        """The dataset that was augmented."""
-        return self._pipeline.dataset
+        """The dataset that was augmented, with the episodes it had then."""
+        return copy.copy(self._pipeline.dataset)
 
     @property
     def generated(self) -> GTAAugmentedDataset:
@@ -102,7 +104,7 @@ class GTAAugmentedDataset(MinariDataset):
 
     @property
     def path(self) -> Path:
-        """Folder of the shards."""
+        """Folder of the shards, named by the key: asking for it trains the weights if need be; it generates nothing."""
         return self._pipeline.shard_store.path
 
     @property

@@ -40,7 +40,7 @@ class Pipeline:
     """The lazy stages behind an augmented dataset. Pickling carries what they are made from, not what they hold.
 
     Args:
-        dataset: the source; never modified.
+        dataset: the source, never modified; episodes that it gets later do not count.
         config: the method's configuration.
         seed: seed of training and generation.
         device: where the network runs.
@@ -60,7 +60,8 @@ class Pipeline:
         cache_root: Path,
         progress: bool,
     ) -> None:
-        self.dataset, self.config, self.seed, self.device = dataset, config, seed, device
+        # Minari replaces the numbers of a dataset's episodes when some are added; the copy keeps those of now.
+        self.dataset, self.config, self.seed, self.device = copy.copy(dataset), config, seed, device
         self.num_transitions, self.cache_root, self.progress = num_transitions, cache_root, progress
 
     def __getstate__(self) -> dict[str, Any]:
@@ -188,9 +189,11 @@ class Pipeline:
     @property
     def levels(self) -> dict[str, Any] | None:
         """What `alpha="auto"` and `mu="auto"` came to, and why; None where neither was asked for."""
-        self.shard_store  # noqa: B018 - opening it searches
         search = self.augmenter.models.get("levels")
-        return search.found if isinstance(search, LevelSearch) else None
+        if not isinstance(search, LevelSearch):
+            return None
+        self.shard_store  # noqa: B018 - opening it searches
+        return search.found
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:

@@ -48,7 +48,7 @@ def test_it_returns_at_once(dataset: minari.MinariDataset, monkeypatch: pytest.M
     assert augmented.id == dataset.id
     assert augmented.observation_space == dataset.observation_space
     assert augmented.action_space == dataset.action_space
-    assert augmented.source is dataset
+    assert augmented.source.storage is dataset.storage
     assert augmented.generated.config == augmented.config
     assert not (tmp_path / "cache").exists()
 

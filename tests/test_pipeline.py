@@ -265,6 +265,18 @@ def test_skipped_episodes_are_counted_and_named(short: minari.MinariDataset) -> 
     assert {told["source_episode"] for told in metadata} <= {1, 3, 5}
 
 
+def test_episodes_below_the_quantile_are_named_too(short: minari.MinariDataset) -> None:
+    augmented = tiny(short, short_episodes="skip", source_quantile=0.9)
+    returns = {episode.id: episode.rewards.sum() for episode in short if len(episode) == 20}
+    poor = sorted(returns, key=lambda number: returns[number])[:2]
+    with pytest.warns(UserWarning, match="nothing is generated from 5 of 6 source episodes"):
+        skipped = augmented.skipped
+    assert [sentence[8] for sentence in skipped] == sorted([*"024", *map(str, poor)])
+    for number in poor:
+        told = f"episode {number} of 'pipeline/short-v0' has a return below source_quantile=0.9: skipped"
+        assert skipped.count(told) == 1
+
+
 def test_a_warning_stays_short_however_many_episodes_are_skipped() -> None:
     dataset = linear_dataset("pipeline/many-v0", lengths=(2,) * 30 + (10,))
     augmented = tiny(dataset, short_episodes="skip")

@@ -27,7 +27,9 @@ class DataConfig(Stage):
     terminal_penalty: float = 100.0  # subtracted from terminal rewards before returns are computed
     short_episodes: Literal["pad", "skip"] = "pad"  # episodes of fewer than `horizon` transitions
     invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
-    reweighting: Literal["none", "dense", "sparse"] = "none"  # GTA section 4.1
+    # GTA section 4.1. Sparse: an episode succeeds by any positive reward above the lowest one, or where none is
+    # positive, as with -1 and 0, by any above the lowest.
+    reweighting: Literal["none", "dense", "sparse"] = "none"
     bins: int = 50  # dense: bins of the return histogram
     smoothing: float = 0.001  # dense: k, the share of windows below which a bin is drawn less
     temperature: float = 5.0  # dense: tau, for returns in hundreds

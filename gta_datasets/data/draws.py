@@ -94,14 +94,21 @@ class SourceDraws:
         return self._index.locate(numbers)
 
     @cached_property
-    def _eligible(self) -> NDArray[np.int64]:
-        """Numbers of the windows that may be augmented: those of the best episodes, or all."""
-        every, quantile = np.arange(len(self._index)), self._config.source_quantile
-        if quantile == 0:
-            return every
+    def below_quantile(self) -> NDArray[np.int64]:
+        """Episodes with windows that may not be augmented, because their return is below `source_quantile`."""
+        if self._config.source_quantile == 0:
+            return np.zeros(0, np.int64)
         rewards, starts = self._episodes.rewards.astype(np.float64), self._episodes.offsets[:-1]
         of_episode = np.add.reduceat(rewards, starts)
-        of_episode[self._index.skipped] = -np.inf
-        least = np.quantile(np.delete(of_episode, self._index.skipped), quantile)
-        best: NDArray[np.int64] = every[of_episode[self._index.locate(every).episode] >= least]
+        of_episode[self._index.skipped] = np.inf
+        least = np.quantile(np.delete(of_episode, self._index.skipped), self._config.source_quantile)
+        return np.flatnonzero(of_episode < least)
+
+    @cached_property
+    def _eligible(self) -> NDArray[np.int64]:
+        """Numbers of the windows that may be augmented: those of the best episodes, or all."""
+        every = np.arange(len(self._index))
+        if len(self.below_quantile) == 0:
+            return every
+        best: NDArray[np.int64] = every[~np.isin(self._index.locate(every).episode, self.below_quantile)]
         return best

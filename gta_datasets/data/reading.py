@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,14 @@ class Source:
     action_codec: SpaceCodec
     episode_ids: NDArray[np.int64]  # (E,) the dataset's own numbers of the episodes
     dropped: tuple[str, ...]  # one sentence per episode that was left out
+
+    def within_spaces(self, episodes: Episodes) -> Episodes:
+        """`episodes` with the nearest observations and actions that lie in the dataset's spaces."""
+        return dataclasses.replace(
+            episodes,
+            observations=self.observation_codec.project(episodes.observations),
+            actions=self.action_codec.project(episodes.actions),
+        )
 
 
 def read_episodes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.windows import WindowIndex
 from gta_datasets.errors import ConfigError
 
-__all__ = ["dense_weights", "sparse_weights"]
+__all__ = ["dense_weights", "reward_of_failure", "sparse_weights"]
 
 RETURN_UNIT = 0.01
 """The paper's temperature applies to returns multiplied by this."""
@@ -51,8 +53,9 @@ def dense_weights(
 def sparse_weights(episodes: Episodes, index: WindowIndex, *, success_weight: float) -> NDArray[np.float64]:
     """Probability of every window, for sparse rewards.
 
-    Episodes with any positive reward are drawn `success_weight` times as often as the others, then a window of the
-    episode uniformly.
+    Successful episodes, those with any reward above `reward_of_failure`, are drawn `success_weight` times as often as
+    the others, then a window of the episode uniformly. A warning says so where all succeed or none does: then all
+    episodes are drawn equally often.
 
     Args:
         episodes: the dataset.
@@ -65,8 +68,26 @@ def sparse_weights(episodes: Episodes, index: WindowIndex, *, success_weight: fl
     if success_weight <= 0:
         raise ConfigError(f"success_weight={success_weight} is not allowed; choose a positive number (10 in the paper)")
     owner = np.repeat(np.arange(episodes.num_episodes), episodes.lengths)
-    success = np.bincount(owner, weights=episodes.rewards > 0, minlength=episodes.num_episodes) > 0
+    better = episodes.rewards > reward_of_failure(episodes.rewards)
+    success = np.bincount(owner, weights=better, minlength=episodes.num_episodes) > 0
     counts = np.diff(index.first)
+    used = success[counts > 0]
+    if used.all() or not used.any():
+        warnings.warn(
+            f'reweighting="sparse" has no effect: {np.count_nonzero(used)} of {len(used)} episodes have a reward that '
+            'stands for success; choose "dense", or "none"',
+            stacklevel=2,
+        )
     per_episode = np.where(success, success_weight, 1.0) * (counts > 0)
     per_window = per_episode / np.maximum(counts, 1) / per_episode.sum()
     return np.repeat(per_window, counts)
+
+
+def reward_of_failure(rewards: NDArray[np.floating]) -> float:
+    """The largest reward that stands for no success: the lowest one, or 0 if that is more and some are positive.
+
+    Args:
+        rewards: all of a dataset, (N,): 0 or 1, -1 or 0, or others.
+    """
+    lowest = float(rewards.min())
+    return max(lowest, 0.0) if rewards.max() > 0 else lowest

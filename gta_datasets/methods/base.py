@@ -14,8 +14,8 @@ __all__ = ["Augmenter", "Consulted", "Fittable", "Shard"]
 Shard = Mapping[str, NDArray[Any]]
 """`Episodes.arrays()` of one shard, one episode per generated trajectory, and per trajectory `source_episode` and
 `source_start` (where its source window lies; -1 and 0 where it has none), `asked_return` (what the generator was asked
-for) and `source_return`. Where the method knows the undiscounted return from a trajectory's first step on, beyond its
-last one, `start_return`."""
+for; NaN where nothing was) and `source_return`. Where the method knows the undiscounted return from a trajectory's
+first step on, beyond its last one, `start_return`."""
 
 
 class Fittable(Protocol):

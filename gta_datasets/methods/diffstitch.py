@@ -37,7 +37,7 @@ from gta_datasets.seeding import numpy_generator
 
 __all__ = ["DiffStitch"]
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same configuration would give other trajectories."""
 
 CHUNK = 16  # starts whose candidates are compared at once
@@ -185,7 +185,7 @@ class DiffStitch:
         states = self._normalised(window_rows(plans, source.episodes, self._config.data.horizon))
         revealed = (step == 0) | (step >= plans.bridge[:, None])
         made = self._complete(states, revealed, plans.source_episode, "stitch", noise)
-        joined = join(plans, source.episodes)
+        joined = source.within_spaces(join(plans, source.episodes))
         between, steps = (np.flatnonzero(chosen) for chosen in (plans.generated_states(), plans.generated_steps()))
         observations = joined.observations[between]
         observations[:, moving] = columns.observation.select(moving).inverse(made[~revealed])

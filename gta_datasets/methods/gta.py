@@ -24,6 +24,7 @@ from gta_datasets.data.draws import SourceDraws, TrainingDraws
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import asked_returns
+from gta_datasets.data.reweighting import reward_of_failure
 from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap
@@ -122,10 +123,13 @@ class GTA:
     @property
     def skipped(self) -> Mapping[int, str]:
         lengths, horizon = self._source.episodes.lengths, self._config.data.horizon
-        return {
+        quantile = self._config.sampling.source_quantile
+        poor = dict.fromkeys(self._draws.below_quantile.tolist(), f"has a return below source_quantile={quantile}")
+        short = {
             int(episode): f"has {lengths[episode]} transitions, fewer than {horizon=}"
             for episode in self._index.skipped
         }
+        return dict(sorted({**short, **poor}.items()))
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
@@ -133,6 +137,7 @@ class GTA:
 
     @property
     def model_identity(self) -> Mapping[str, Any]:
+        failure = reward_of_failure(self._source.episodes.rewards) if self._config.data.reweighting == "sparse" else 0.0
         return {
             "method": "gta",
             "version": ALGORITHM_VERSION,
@@ -140,6 +145,7 @@ class GTA:
             "source": self._source.episodes.arrays(),
             "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
             "config": self._config.data_fields("data", "network", "training"),
+            **({"failure": failure} if failure else {}),  # it was 0 for all data once: other models stay
         }
 
     @property

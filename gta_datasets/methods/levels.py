@@ -106,7 +106,7 @@ class LevelSearch:
         if not path.is_file():
             chosen = json.dumps(self._search(), indent=2).encode()
             if not path.is_file():  # what somebody has chosen meanwhile stays: shards may have been made with it
-                atomic_write(path, chosen)
+                atomic_write(path, chosen, make_folder=True)
         try:
             found = json.loads(read_bytes(path, limit=MOST_BYTES))
             self._found = {

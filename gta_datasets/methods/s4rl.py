@@ -1,11 +1,12 @@
 """S4RL's Gaussian state noise (Sinha, Mandlekar, Garg 2021, arXiv 2103.06326), the GTA paper's baseline.
 
-Every state of a recorded episode is perturbed a little; actions and rewards stay. There is nothing to train, and making
-a trajectory costs no more than reading one, so nothing is stored.
+Every state of a recorded episode is perturbed a little; rewards stay, and actions but for what lies outside of their
+space. There is nothing to train, and making a trajectory costs no more than reading one, so nothing is stored.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from gta_datasets.seeding import numpy_generator
 
 __all__ = ["S4RL"]
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same configuration would give other trajectories."""
 
 
@@ -92,18 +93,18 @@ class S4RL:
         return self._perturbed(chosen, shard, f"s4rl {attempt}")
 
     def _perturbed(self, chosen: NDArray[np.int64], shard: int, stream: str) -> Shard:
-        """Source episodes with noise on their states."""
+        """Source episodes with noise on their states, within the spaces."""
         copied = concatenate(self._source.episodes.slice(episode, episode + 1) for episode in chosen.tolist())
         noise = numpy_generator(self._seed, stream, shard).standard_normal(copied.observations.shape)
         observations = copied.observations + (self._noise_scale * noise).astype(copied.observations.dtype)
+        perturbed = self._source.within_spaces(dataclasses.replace(copied, observations=observations))
         returns = self._returns[chosen].astype(np.float32)
         return {
-            **copied.arrays(),
-            "observations": self._source.observation_codec.project(observations),
+            **perturbed.arrays(),
             "source_episode": chosen,
             "source_start": np.zeros(len(chosen), np.int64),
             "source_return": returns,
-            "asked_return": returns,
+            "asked_return": np.full_like(returns, np.nan),
         }
 
     def _draw(self, shard: int) -> NDArray[np.int64]:

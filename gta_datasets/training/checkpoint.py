@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -77,13 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTE
     data = safetensors.torch.save(on_host, metadata=record)
     if len(data) > limit:
         raise CacheError(f"{path} would have {len(data):,} bytes, more than the {limit:,} allowed; keep less in it")
-    try:
-        atomic_write(path, data)
-    except CacheError as error:
-        if not make_folder or error.errno != errno.ENOENT:
-            raise
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, data)
+    atomic_write(path, data, make_folder=make_folder)
 
 
 def load_checkpoint(path: Path, *, limit: int = MAX_BYTES) -> Checkpoint | None:

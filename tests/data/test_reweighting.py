@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gta_datasets.config import DataConfig
+from gta_datasets.data.draws import TrainingDraws
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reweighting import dense_weights, sparse_weights
 from gta_datasets.data.windows import WindowIndex
@@ -84,6 +87,17 @@ def test_equal_returns_are_drawn_equally() -> None:
     assert dense_weights(np.full(8, -3.0), bins=20).tolist() == [1 / 8] * 8
 
 
+@pytest.mark.parametrize("smoothing", [0.001, 0.5])
+def test_rare_returns_are_smoothed_as_the_configuration_says(smoothing: float) -> None:
+    """18 poor transitions and 2 good ones, at a temperature that tells no returns apart."""
+    episodes = linear_episodes([18, 2])
+    returns = np.repeat([0.0, 1.0], [18, 2])
+    config = DataConfig(horizon=1, reweighting="dense", bins=2, smoothing=smoothing, temperature=1e9)
+    drawn = TrainingDraws(episodes, WindowIndex.of(episodes, 1), returns, config, 0).draw(0, 20_000)
+    poor, good = (share / (share + smoothing) for share in (0.9, 0.1))
+    assert drawn.episode.mean() == pytest.approx(good / (good + poor), abs=0.01)
+
+
 @pytest.mark.parametrize("bins", [0, -1])
 def test_no_bins(bins: int) -> None:
     with pytest.raises(ConfigError, match=f"bins={bins} is not allowed; choose at least 1"):
@@ -110,7 +124,9 @@ def test_sparse_weights_prefer_successful_episodes_exactly_by_the_weight(
 ) -> None:
     episodes, _ = successful(lengths, success)
     index = WindowIndex.of(episodes, horizon)
-    found = sparse_weights(episodes, index, success_weight=weight)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", 'reweighting="sparse" has no effect', UserWarning)  # no episode, or both
+        found = sparse_weights(episodes, index, success_weight=weight)
     owner = index.locate(np.arange(len(index))).episode
     assert found.shape == (len(index),)
     assert found.sum() == pytest.approx(1, abs=1e-12)
@@ -141,3 +157,20 @@ def test_sparse_weight_must_be_positive(weight: float) -> None:
     episodes = linear_episodes([4])
     with pytest.raises(ConfigError, match=f"success_weight={weight} is not allowed; choose a positive number"):
         sparse_weights(episodes, WindowIndex.of(episodes, 2), success_weight=weight)
+
+
+@pytest.mark.parametrize(("bad", "good"), [(-1.0, 0.0), (0.0, 1.0), (0.5, 2.0), (-3.0, -1.0)])
+def test_success_is_told_by_rewards_of_any_sign(bad: float, good: float) -> None:
+    episodes, rewards = successful([8, 8, 8], {1})
+    episodes = dataclasses.replace(episodes, rewards=np.where(rewards > 0, good, bad).astype(np.float32))
+    found = sparse_weights(episodes, WindowIndex.of(episodes, 2), success_weight=10.0).reshape(3, -1)
+    np.testing.assert_allclose(found.sum(axis=1), [1 / 12, 10 / 12, 1 / 12])
+
+
+@pytest.mark.parametrize("success", [set(), {0, 1}])
+def test_a_warning_says_that_sparse_weights_are_equal(success: set[int]) -> None:
+    episodes, _ = successful([6, 6, 2], success)
+    index = WindowIndex.of(episodes, 4, short_episodes="skip")
+    with pytest.warns(UserWarning, match=rf"has no effect: {len(success)} of 2 episodes .*; choose \"dense\""):
+        found = sparse_weights(episodes, index, success_weight=10.0)
+    np.testing.assert_allclose(found, 1 / 6)

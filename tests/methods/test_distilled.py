@@ -48,8 +48,11 @@ def test_it_starts_as_the_denoiser_it_is_distilled_from() -> None:
         torch.testing.assert_close(halfway, 0.5 * x + 0.5 * denoiser(x, sigma, condition))
 
 
-def test_so_many_evaluations_as_steps(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    augmented = tiny(dataset, **FLOW, windows_per_shard=40)
+@pytest.mark.parametrize(("settings", "lowest"), [({}, 0.1), ({"flow_end": 0.02}, 0.02)])
+def test_so_many_evaluations_as_steps_down_to_the_lowest_level(
+    dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch, settings: dict[str, float], lowest: float
+) -> None:
+    augmented = tiny(dataset, **FLOW, windows_per_shard=40, **settings)
     module = flow_of(augmented)._fitted.module
     forward, levels = module.forward, []
 
@@ -61,7 +64,7 @@ def test_so_many_evaluations_as_steps(dataset: minari.MinariDataset, monkeypatch
     augmented.storage.pipeline.augmenter.generate(0)
     assert len(levels) == 2
     assert levels[0] == (pytest.approx(2.43, abs=0.01), 0.0, 64)  # 40 windows in whole blocks of 32
-    assert levels[1] == (pytest.approx(0.1), 0.0, 64)
+    assert levels[1] == (pytest.approx(lowest), 0.0, 64)
 
 
 @pytest.mark.parametrize("flow_noise", [True, False])
@@ -83,13 +86,16 @@ def test_what_it_makes_obeys_the_contract_and_is_no_solvers(dataset: minari.Mina
     assert not np.array_equal(jumped.observations, solved.observations)
 
 
-def test_it_is_distilled_once_for_any_number_of_steps(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"flow_guidance": 1.0}, {"distill_rate": 3e-3}])
+def test_it_is_distilled_once_for_any_number_of_steps(
+    dataset: minari.MinariDataset, tmp_path: Path, change: dict[str, float]
+) -> None:
     two, four = (tiny(dataset, cache_dir=tmp_path, **{**FLOW, "flow_steps": steps}) for steps in (2, 4))
     weights = flow_of(two)._fitted.digest
     assert four.is_fitted
     assert flow_of(four)._fitted.digest == weights
     assert two.key != four.key
-    other = tiny(dataset, cache_dir=tmp_path, **{**FLOW, "flow_guidance": 1.0})
+    other = tiny(dataset, cache_dir=tmp_path, **{**FLOW, **change})
     assert not other.is_fitted
     assert flow_of(other)._fitted.digest != weights
 

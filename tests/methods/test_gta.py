@@ -338,3 +338,15 @@ def test_no_window_is_asked_for_more_than_the_best_return_amplified_by_the_limit
     expected = np.minimum(source + 0.8 * np.abs(source), ceiling)
     assert (source + 0.8 * np.abs(source) > best).any()
     np.testing.assert_allclose(asked, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reweighting", "lowest", "told"), [("sparse", -1, -1), ("sparse", 0, None), ("dense", -1, None)]
+)
+def test_which_reward_is_a_failure_is_in_the_key_unless_it_is_zero(
+    reweighting: str, lowest: float, told: float | None
+) -> None:
+    episodes = linear_episodes((7, 7))
+    rewards = np.float32(lowest) + (np.arange(14) == 13)
+    found = method(dataclasses.replace(episodes, rewards=rewards.astype(np.float32)), reweighting=reweighting)
+    assert found.model_identity.get("failure") == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -129,6 +130,16 @@ def test_the_search_is_done_once(tmp_path: Path) -> None:
     assert again.found == first.found
 
 
+def test_a_cache_that_is_cleared_meanwhile_does_not_lose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "key"
+    folder.mkdir()
+    found, _ = search({(1.5, 0.25): (2.0, 0)})
+    measure = found._measure
+    monkeypatch.setattr(found, "_measure", lambda settings: (shutil.rmtree(folder, True), measure(settings))[1])
+    found.fit(folder, progress=False)
+    assert json.loads((folder / "levels.json").read_text()) == found.found
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"alpha": 1.1}', '{"alpha": "x", "mu": 1, "sampler_steps": 1, "source": {}, "probes": []}']
 )
@@ -168,6 +179,12 @@ def test_augment_uses_what_was_found_and_keeps_it(dataset: minari.MinariDataset,
     again = tiny(dataset, alpha="auto", mu="auto", auto_windows=4, cache_dir=tmp_path)
     assert again.levels == found
     assert again.key == auto.key
+
+
+def test_where_nothing_is_sought_nothing_is_trained(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    augmented = tiny(dataset, cache_dir=tmp_path)
+    assert augmented.levels is None
+    assert not augmented.is_fitted
 
 
 def test_augment_takes_the_steps_that_were_found(dataset: minari.MinariDataset, tmp_path: Path) -> None:

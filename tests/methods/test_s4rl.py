@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import minari
 import numpy as np
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from gta_datasets import S4RLConfig, augment
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import ConfigError
-from tests.builders import linear_dataset, make_dataset
+from tests.builders import edit_file, linear_dataset, make_dataset
 from tests.smoke import digest_of_files, trajectories
 
 
@@ -94,14 +95,20 @@ def test_keys_tell_settings_apart(source: minari.MinariDataset, tmp_path: Path) 
 def test_goals_stay(tmp_path: Path) -> None:
     box = spaces.Box(-1, 1, (2,), np.float64)
     goal = spaces.Dict({"observation": box, "desired_goal": box})
-    dataset = make_dataset("s4rl/goal-v0", observation_space=goal, lengths=(5, 4))
 
-    def fix(episode: minari.EpisodeData) -> np.ndarray:
-        return episode.observations["desired_goal"]
+    def one_each(file: Any) -> None:
+        for number in range(4):
+            goals = file[f"episode_{number}/observations/desired_goal"]
+            goals[...] = goals[0]
 
-    augmented = augment(dataset, "s4rl", noise=0.1, cache_dir=tmp_path).generated
-    assert not np.array_equal(augmented[0].observations["observation"], dataset[0].observations["observation"])
-    assert (np.abs(fix(augmented[0])) <= 1).all()
+    dataset = edit_file(make_dataset("s4rl/goal-v0", observation_space=goal, lengths=(5, 4, 7, 6)), one_each)
+    generated = augment(dataset, "s4rl", noise=0.1, cache_dir=tmp_path).generated
+    copied = sources_of(generated, dataset)
+    assert sorted(copied) == [0, 1, 2, 3]
+    for episode, number in zip(generated, copied, strict=True):
+        states, recorded = episode.observations, dataset[number].observations
+        assert states["desired_goal"].tobytes() == recorded["desired_goal"].tobytes()
+        assert not np.isclose(states["observation"], recorded["observation"], atol=1e-6).all(axis=1).any()
 
 
 def test_real_returns_are_asked_for(source: minari.MinariDataset, tmp_path: Path) -> None:
