@@ -56,7 +56,7 @@ def ways(lines: Iterable[Mapping[str, Any]], dataset: str, updates: int) -> list
         Way(
             *key,
             tuple(one["mean"] for one in all_of),
-            float(np.mean([one["milliseconds_per_action"] for one in all_of])),
+            float(np.median([one["milliseconds_per_action"] for one in all_of])),
         )
         for key, all_of in found.items()
     ]

@@ -276,10 +276,10 @@ def test_a_dataset_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.
 
 
 def test_what_is_in_a_dataset_is_written_down(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = linear_dataset("bench/linear-v0", lengths=[30, 20, 10])
-    monkeypatch.setattr(sys, "argv", ["datasets", "describe", "bench/linear-v0"])
+    dataset = linear_dataset("bench/described-v0", lengths=[30, 20, 10])
+    monkeypatch.setattr(sys, "argv", ["datasets", "describe", "bench/described-v0"])
     datasets.main()
-    found = json.loads((results / "datasets.json").read_text())["datasets"]["bench/linear-v0"]
+    found = json.loads((results / "datasets.json").read_text())["datasets"]["bench/described-v0"]
     returns = [sum(episode.rewards) for episode in dataset]
     assert (found["episodes"], found["transitions"]) == (3, 60)
     assert found["mean_return"] == pytest.approx(np.mean(returns), abs=0.06)

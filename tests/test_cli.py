@@ -155,9 +155,9 @@ def test_export_of_what_is_generated_alone(run: Run, dataset: minari.MinariDatas
 
 
 def test_a_task_is_that_of_the_python_interface(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    options = ("--task", "kitchen", "--num-transitions", 5, "--cache-dir", tmp_path)
+    options = ("--task", "adroit", "--num-transitions", 5, "--cache-dir", tmp_path)
     assert run("augment", ID, *ARGUMENTS, *options)[0] == 0
-    assert tiny(dataset, task="kitchen", num_transitions=5, cache_dir=tmp_path).is_complete
+    assert tiny(dataset, task="adroit", num_transitions=5, cache_dir=tmp_path).is_complete
     assert not tiny(dataset, num_transitions=5, cache_dir=tmp_path).is_fitted
 
 
