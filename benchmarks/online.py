@@ -53,6 +53,9 @@ ONLINE_SHARES: Mapping[str, float | None] = {"offline": None, "offline-half": 0.
 SETTINGS = ("dataset", "offline_steps", "reward", "shift", "steps", "every", "episodes", "rho", "preset")
 """What tells runs apart, besides variant and seed."""
 
+RARE_SETTINGS = ("adapt_every", "entropy")
+"""The same where they were given."""
+
 MODEL_SEED = 0
 
 
@@ -70,14 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
     parser.add_argument("--rho", type=float, default=0.5)
     parser.add_argument("--adapt-every", type=int, help="steps between two adaptations (default: the library's)")
+    parser.add_argument("--entropy", type=float, help="where SAC's weight of entropy starts, which adapts (default: 1)")
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledger")
     parser.add_argument("--show", type=float, metavar="RETURN", help="how soon agents reach this return")
     options = parser.parse_args(arguments)
     path, settings = options.results / "online.jsonl", {name: getattr(options, name) for name in SETTINGS}
-    if options.adapt_every is not None:
-        settings["adapt_every"] = options.adapt_every
+    settings |= {name: getattr(options, name) for name in RARE_SETTINGS if getattr(options, name) is not None}
     if options.show is not None:
         show(record.read_lines(path), settings, options.variant or VARIANTS, options.show, options.results)
         return
@@ -113,7 +116,8 @@ def run(unit: Mapping[str, Any], device: str) -> dict[str, Any]:
     source = minari.load_dataset(unit["dataset"])
     dataset = offline_part(source, unit["reward"], unit["offline_steps"])
     env, *others = (make_env(source, unit["reward"], unit["shift"]) for _ in range(1 + unit["episodes"]))
-    model = SAC("MlpPolicy", env, seed=unit["seed"], device=device)
+    entropy = f"auto_{unit['entropy']}" if "entropy" in unit else "auto"
+    model = SAC("MlpPolicy", env, seed=unit["seed"], ent_coef=entropy, device=device)
     evaluation = Evaluation(others, unit["every"])
     settings, buffer, started = VARIANTS[unit["variant"]], None, time.perf_counter()
     callbacks: list[BaseCallback] = [evaluation]

@@ -9,6 +9,7 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
 
 from benchmarks import lengths, online, online_tasks, record
 from gta_datasets.config import ATraDiffConfig
@@ -87,12 +88,17 @@ def test_runs_are_done_once_and_say_what_they_cost(tmp_path: Path, capsys: pytes
     assert lines[3]["generated"] > 0
 
 
-def test_how_often_models_adapt_is_part_of_a_run(tmp_path: Path) -> None:
+def test_rare_settings_are_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
     tiny = ["--steps", "120", "--every", "60", "--episodes", "1", "--offline-steps", "100", "--preset", "smoke"]
     variants = ["--variant", "atradiff", "--variant", "no-adaptation"]
-    online.main([HOPPER, *variants, *tiny, "--adapt-every", "50", "--device", "cpu", "--results", str(tmp_path)])
+    options = ["--adapt-every", "50", "--entropy", "0.1", "--device", "cpu", "--results", str(tmp_path)]
+    monkeypatch.setattr(online, "SAC", lambda *_, **options: asked.append(options["ent_coef"]) or SAC(*_, **options))
+    online.main([HOPPER, *variants, *tiny, *options])
     lines = record.read_lines(tmp_path / "online.jsonl")
     assert [(line["unit"]["adapt_every"], line["adaptations"]) for line in lines] == [(50, 2), (50, 0)]
+    assert [line["unit"]["entropy"] for line in lines] == [0.1, 0.1]
+    assert asked == ["auto_0.1"] * 2
     assert all(line["pruned"] >= 0 for line in lines)
 
 
