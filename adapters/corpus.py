@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -104,7 +105,7 @@ class Corpus:
                 f"dataset is of type {type(dataset).__name__}; give a minari.MinariDataset, such as the result of "
                 "minari.load_dataset() or gta_datasets.augment()"
             )
-        self.dataset = dataset
+        self.dataset, self._frozen = dataset, copy.copy(dataset)  # which stays as it is when episodes are added
         self.observation_codec = SpaceCodec.of(dataset.observation_space, name="observation")
         self.action_codec = SpaceCodec.of(dataset.action_space, name="action")
         self._returns_to_go: dict[ReturnToGo, NDArray[np.float32]] = {}
@@ -156,7 +157,7 @@ class Corpus:
         return combined.episodes if complete else combined.episodes.select(kept), origin
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[minari.MinariDataset]]:
-        return Corpus, (self.dataset,)
+        return Corpus, (self._frozen,)
 
     def __len__(self) -> int:
         return self.num_real + self.num_generated

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gta_datasets.errors import ConfigError
 
-__all__ = ["Fraction", "Mixture", "linear_schedule"]
+__all__ = ["Fraction", "Mixture", "linear_schedule", "whole_part"]
 
 _REAL, _GENERATED = range(2)
 
@@ -91,7 +91,7 @@ class Mixture:
 
     def __setstate__(self, state: tuple[dict[str, Any], bool]) -> None:
         attributes, is_spawning = state
-        self.__dict__.update(attributes)
+        self.__dict__.update({"online_fraction": None, "_owed_online": 0.0} | attributes)  # older ones lack these
         if not is_spawning and multiprocessing.parent_process() is None:
             self._owner = os.getpid()
 
@@ -106,7 +106,7 @@ class Mixture:
         self._leave_parent()
         end = self.num_real + self.num_generated
         if online and self.online_fraction is not None:
-            self._owed_online, new = _whole(self._owed_online + self.online_fraction * size, size)
+            self._owed_online, new = whole_part(self._owed_online + self.online_fraction * size, size)
             return np.concatenate([self.draw(size - new), self._generator.integers(end, end + online, new)])
         if self.real_fraction is None and self._cumulative is None:
             self._batches += 1
@@ -125,7 +125,7 @@ class Mixture:
         """How many transitions of the next batch are real, if all real and all generated ones weigh that much."""
         if self.real_fraction is None:
             return int(self._generator.binomial(size, of_real / (of_real + of_generated)))
-        self._owed, real = _whole(self._owed + self._share(of_real, of_generated) * size, size)
+        self._owed, real = whole_part(self._owed + self._share(of_real, of_generated) * size, size)
         return real
 
     @cached_property
@@ -184,8 +184,8 @@ class Mixture:
             self._generator = np.random.default_rng([self._seed, worker.id if worker else self._owner, self._batches])
 
 
-def _whole(owed: float, most: int) -> tuple[float, int]:
-    """What stays owed, and the whole number that is given now."""
+def whole_part(owed: float, most: int) -> tuple[float, int]:
+    """What stays owed, and the whole number, at most `most`, that is given now."""
     # Sums of shares such as 0.1 fall short of whole numbers by rounding errors.
     given = min(math.floor(owed + 1e-6), most)
     return owed - given, given

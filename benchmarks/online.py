@@ -86,13 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for variant in options.variant or VARIANTS:
         for seed in options.seed or [0]:
-            unit = settings | {"variant": variant, "seed": seed}
+            unit = settings_of(variant, settings) | {"seed": seed}
             if unit in [line["unit"] for line in record.read_lines(path)]:
                 print(f"{variant}, seed {seed}: done already")
                 continue
             measured = {"unit": unit, **run(unit, options.device)}
             record.append_line(path, "benchmarks.online", measured, packages=("stable-baselines3",))
             print(json.dumps(measured), flush=True)
+
+
+def settings_of(variant: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells runs of a variant apart, besides the seed."""
+    own = VARIANTS[variant]
+    adapts = own is not None and own.get("adapt_every") != 0
+    return {name: value for name, value in settings.items() if adapts or name != "adapt_every"} | {"variant": variant}
 
 
 def show(
@@ -103,7 +110,7 @@ def show(
     results: Path,
 ) -> None:
     """Print a table and draw a picture, `online-<dataset>-<reward>[-<shift>].png`."""
-    found = {variant: record.of_settings(lines, {**settings, "variant": variant}) for variant in variants}
+    found = {variant: record.of_settings(lines, settings_of(variant, settings)) for variant in variants}
     print(table(found, target))
     shift = "" if settings["shift"] is None else f"-{settings['shift']}"
     path = results / f"online-{settings['dataset'].replace('/', '-')}-{settings['reward']}{shift}.png"

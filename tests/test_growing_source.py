@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,10 @@ def test_what_is_augmented_anew_has_all_episodes(source: minari.MinariDataset) -
     grow(source)
     assert len(tiny(source).source) == SOURCES + 1
     assert len(before.source) == SOURCES
+
+
+def test_a_buffer_that_is_carried_elsewhere_holds_what_it_held(source: minari.MinariDataset) -> None:
+    corpus = Corpus(source)
+    grow(source)
+    assert len(source) == SOURCES + 1
+    assert len(pickle.loads(pickle.dumps(corpus))) == len(corpus) == 9 * SOURCES

@@ -57,8 +57,8 @@ class Standardizer:
         """For columns that may take other values later: nothing is constant, and scales are larger where needed.
 
         Args:
-            values: what it was fitted to, (N, D).
-            most: no value lies further from the mean, in scales.
+            values: among which what is to come lies, (N, D).
+            most: none of them lies further from the mean, in scales.
         """
         farthest = np.abs(np.stack([values.min(axis=0), values.max(axis=0)]) - self.mean).max(axis=0)
         return Standardizer(self.mean, np.maximum(self.scale, farthest / most), np.zeros_like(self.constant))

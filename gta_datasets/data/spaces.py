@@ -22,7 +22,7 @@ __all__ = ["Leaf", "SpaceCodec"]
 FloatArray = NDArray[np.floating[Any]]
 
 MAX_CATEGORIES = 4096  # beyond this a one-hot block says nothing that a model could learn
-MOST_GRID_ELEMENTS = 1024  # of a Box of several axes: larger ones are images, whatever their numbers are
+SMALLEST_IMAGE = 64 * 64  # elements of a Box of several axes from which it is an image, whatever its numbers are
 LARGEST_EXACT_INTEGER = 2**53 - 1  # in float64; 2**53 itself is also what 2**53 + 1 rounds to
 
 
@@ -262,8 +262,8 @@ def _part(space: Space[Any], dtype: np.dtype[Any], where: str) -> _Part:
 
 def _is_image(space: spaces.Box) -> bool:
     bytes_of_full_range = space.dtype == np.uint8 and bool(np.all(space.low == 0) and np.all(space.high == 255))
-    large = np.prod(space.shape, dtype=np.int64) > MOST_GRID_ELEMENTS
-    return len(space.shape) >= 2 and bool(bytes_of_full_range or large)
+    large = np.prod(space.shape, dtype=np.int64) >= SMALLEST_IMAGE
+    return sum(size > 1 for size in space.shape) >= 2 and bool(bytes_of_full_range or large)
 
 
 def _flat_dtype(space: Space[Any]) -> np.dtype[Any]:

@@ -20,6 +20,9 @@ from gta_datasets.diffusion.edm import Condition
 
 __all__ = ["Returns", "warn_of_punished_success", "with_known_rewards"]
 
+FEWEST = 5
+"""Episodes that terminate, and that do not, from which something can be said about both."""
+
 
 class Returns:
     """Returns-to-go of a source, and how a network is told of them: in standard deviations from their mean.
@@ -68,11 +71,11 @@ def warn_of_punished_success(episodes: Episodes, config: DataConfig) -> None:
     """Warn if a terminal penalty is set and episodes that terminate have higher returns than those that were cut off.
 
     Where the task ends in success the penalty makes the best endings the worst. A difference within two standard errors
-    may be chance, and counts as none.
+    may be chance, and so may a few episodes that were cut: where a recording ends, one is.
     """
     last = episodes.offsets[1:] - 1
     terminated = episodes.terminations[last]
-    if config.terminal_penalty == 0 or terminated.all() or not terminated.any():
+    if config.terminal_penalty == 0 or min(terminated.sum(), (~terminated).sum()) < FEWEST:
         return
     returns = np.add.reduceat(episodes.rewards, episodes.offsets[:-1], dtype=np.float64)
     of_terminated, of_cut = returns[terminated].mean(), returns[~terminated].mean()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gta_datasets.adapters.mixing import whole_part
 from gta_datasets.augment import configured, default_cache_dir, torch_device, whole_number
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.errors import ConfigError, requires_extra
@@ -39,7 +40,7 @@ Importance = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
 """Importance (n,) of the recorded transitions in the given rows (n,) of the buffer."""
 
 
-PATIENCE = 500
+LONGEST_WAIT = 500
 """Transitions after which trajectories are generated from however few states wait."""
 
 
@@ -234,10 +235,10 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         subset = pool[important(scores, adaptation.subset_size, generator)]
         try:
             loss = self.opened.diffuser.adapt(lambda length: recorded.windows(subset, length), self.state.adaptations)
-        finally:  # what diverged would do so again
+        finally:  # at once, what diverged would do so again
             self.state.adaptations, self.state.adapted_at = self.state.adaptations + 1, self.state.added
+            self.state.subset = subset
             self.costs.adaptation += time.perf_counter() - started
-        self.state.subset = subset
         return loss
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -250,9 +251,8 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         """How many transitions of the next batch are generated."""
         if self.synthetic.size() == 0:
             return 0
-        self.state.owed += self.config.imagination.rho * batch_size
-        generated = min(math.floor(self.state.owed + 1e-6), batch_size)  # sums of shares fall short by rounding errors
-        self.state.owed -= generated
+        owed = self.state.owed + self.config.imagination.rho * batch_size
+        self.state.owed, generated = whole_part(owed, batch_size)
         return generated
 
     def _follow(self, obs: NDArray[Any], number: int) -> None:
@@ -268,7 +268,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         state.missing = left_missing(rho, state.missing)
         waiting = len(state.waiting)
         if waiting >= self.config.imagination.starts_per_batch or (
-            waiting and number - state.waiting_since >= PATIENCE
+            waiting and number - state.waiting_since >= LONGEST_WAIT
         ):
             self._imagine()
 

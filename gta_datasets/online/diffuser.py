@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,8 +28,9 @@ from gta_datasets.shelf import Shelf
 
 __all__ = ["Diffuser"]
 
-RAREST = 10.0
-"""In scales, how far a reward may lie from the mean: one success in 100,000 steps would be 316 standard deviations."""
+FARTHEST = 30.0
+"""In scales, how far rewards and actions may lie from the mean: one success in 100,000 steps would be 316 standard
+deviations, and an agent may do anything that the space allows where the source always did the same."""
 
 
 class Diffuser:
@@ -54,7 +57,7 @@ class Diffuser:
                 f"lengths={lengths} holds {lengths[-1]}, which is longer than every episode (longest: {longest} "
                 f"transitions); choose lengths <= {longest}"
             )
-        self._columns = _columns_of(source.episodes)
+        self._columns = _columns_of(source)
         self._models = {
             length: TrajectoryModel(source, self._columns, config, length, seed=model_seed, device=device)
             for length in lengths
@@ -206,11 +209,12 @@ class Diffuser:
         return np.where(ended, ends.argmax(axis=1) + 1, chances.shape[1]), ended
 
 
-def _columns_of(episodes: Episodes) -> Columns:
+def _columns_of(source: Source) -> Columns:
     """Columns of a source whose agents may find rewards and act as nobody did in it."""
-    columns = Columns.of(episodes)
+    columns, codec = Columns.of(source.episodes), source.action_codec
+    space = cast(spaces.Box, codec.space)
     return dataclasses.replace(
         columns,
-        action=columns.action.widened(episodes.actions, RAREST),
-        reward=columns.reward.widened(episodes.rewards[:, None], RAREST),
+        action=columns.action.widened(codec.flatten(np.stack([space.low, space.high])), FARTHEST),
+        reward=columns.reward.widened(source.episodes.rewards[:, None], FARTHEST),
     )

@@ -77,8 +77,11 @@ class State:
             if (array.ndim, array.dtype.kind) != (like.ndim, like.dtype.kind) or not np.isfinite(array).all():
                 raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, or holds values that are not finite")
         state = cls(**numbers, **arrays)  # type: ignore[arg-type]
-        if state.adapted_at > state.added or not ((state.subset >= 0) & (state.subset < state.added)).all():
-            raise ValueError(f"what was adapted to is not among the {state.added} transitions")
+        if (
+            max(state.adapted_at, state.waiting_since) > state.added
+            or not ((state.subset >= 0) & (state.subset < state.added)).all()
+        ):
+            raise ValueError(f"what was adapted to, or waits, is not among the {state.added} transitions")
         if len(state.waiting) != len(state.waiting_steps):
             raise ValueError(f"{len(state.waiting)} states wait, and {len(state.waiting_steps)} are estimated")
         return state

@@ -42,9 +42,10 @@ def test_a_penalty_on_success_is_warned_of_before_training() -> None:
         (with_rewards(0.0, 1.0), 0.0),
         (with_rewards(0.0, 1.0, range(12)), 100.0),
         (with_rewards(0.0, 1.0, ()), 100.0),
+        (with_rewards(0.0, 1.0, range(8)), 100.0),
         (with_rewards(0.0, 0.0), 100.0),
     ],
-    ids=["failures", "no penalty", "all terminate", "all are cut off", "all the same"],
+    ids=["failures", "no penalty", "all terminate", "all are cut off", "few are cut off", "all the same"],
 )
 def test_other_endings_are_not_warned_of(episodes: Episodes, penalty: float) -> None:
     with warnings.catch_warnings():

@@ -220,8 +220,8 @@ def test_an_adaptation_that_diverges_is_left_out(
     monkeypatch.setattr("gta_datasets.online.trajectory_model.train", train_once)
     with pytest.warns(UserWarning, match=r"adaptation 0 diverged.*lower adapt_learning_rate \(now 0.001\)"):
         model_of(SAC).learn(40, callback=buffer.callback())
-    assert (buffer.state.adapted_at, buffer.state.adaptations, len(buffer.state.subset)) == (30, 1, 0)
+    assert (buffer.state.adapted_at, buffer.state.adaptations) == (30, 1)
+    assert len(buffer.state.subset) > 0, "what was recorded until then still counts"
     assert not any(name.partition(".")[2].startswith("adapted") for name in buffer.opened.diffuser.weights)
     buffer.adapt()
-    assert len(buffer.state.subset) > 0
     assert {team.size for team in calls} == {1}, "whatever launch it is part of, an agent adapts by itself"
