@@ -35,7 +35,7 @@ from gta_datasets.training.team import Team
 
 __all__ = ["TrajectoryModel"]
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Raised whenever the same configuration would give other weights."""
 
 
