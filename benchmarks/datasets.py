@@ -74,7 +74,7 @@ def main() -> None:
     making.add_argument("--workers", type=int, default=1, help="processes")
     making.add_argument("--remote", action="store_true", help="fetch Farama's dataset instead")
     describing = actions.add_parser("describe", help="write sizes and returns to `results/datasets.json`")
-    describing.add_argument("names", nargs="+", metavar="NAME", help="of a local Minari dataset")
+    describing.add_argument("names", nargs="+", metavar="NAME", help="of all local Minari datasets that it is to hold")
     arguments = parser.parse_args()
     if arguments.action == "describe":
         found = {name: describe(minari.load_dataset(name)) for name in arguments.names}
