@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import minari
@@ -12,6 +13,7 @@ import pytest
 from stable_baselines3 import SAC
 
 from benchmarks import lengths, online, online_tasks, record
+from benchmarks.online_table import table
 from gta_datasets.config import ATraDiffConfig
 from tests.benches import HOPPER, small_hopper
 from tests.online.worlds import line_dataset
@@ -131,6 +133,15 @@ def test_runs_are_compared_by_when_they_reach_a_return(tmp_path: Path, capsys: p
     assert atradiff.endswith("| 12.0 ± 2.8 | 20.0 | 4.0 | 1.0 |")
     assert path.endswith("online-a-b-v0-own.png")
     assert Path(path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_tests_are_against_the_agent_with_half_of_its_batches_offline() -> None:
+    def runs(*means: float) -> list[dict[str, Any]]:
+        return [{"returns": {"100": {"mean": mean}}, "seconds_per_step": 0.02} for mean in means]
+
+    found = {"offline": runs(1, 2, 3), "offline-half": runs(4, 5, 6), "atradiff": runs(4, 5, 6)}
+    rows = [row.split(" | ") for row in table(found, 3.0).splitlines()[2:]]
+    assert [row[5] for row in rows] == ["0.021", "-", "1.000"]
 
 
 def test_ablations_are_settings_of_atradiff() -> None:
