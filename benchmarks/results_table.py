@@ -160,7 +160,10 @@ def mixtures(lines: Sequence[Line]) -> list[str]:
     seen: dict[str, Counter[str]] = {}
     for line in lines:
         facts = {name: line["versions"].get(name) for name in VERSIONS}
-        facts |= {name: line.get(name) for name in ("trainer", "environment")}
+        facts["trainer"], facts[f"environment of {line['unit']['dataset']}"] = (
+            line.get("trainer"),
+            line.get("environment"),
+        )
         facts["machine"] = line.get("machine", {}).get("gpu") or "no GPU"
         if line.get("source") != line["unit"]["dataset"]:
             facts["data of another name"] = line.get("source")

@@ -187,6 +187,13 @@ def test_mixed_lines_are_flagged(change: dict[str, Any], sentence: str) -> None:
     assert mixtures([line(first, 40, **change), *(line(unit, 40) for unit in others)]) == [sentence]
 
 
+def test_every_robot_has_an_environment_of_its_own() -> None:
+    robots = {"sim/hopper/medium-v0": "Hopper-v5", "sim/walker2d/medium-v0": "Walker2d-v5"}
+    units = [unit for unit in gym_units("None", datasets=9) if unit.task.dataset in robots]
+    assert {unit.task.dataset for unit in units} == robots.keys()
+    assert mixtures([line(unit, 40, environment=robots[unit.task.dataset]) for unit in units]) == []
+
+
 def test_the_rendering_shows_what_is_mixed(tmp_path: Path) -> None:
     first, second, *_ = gym_units("None")
     write(tmp_path, [line(first, 40), line(second, 40, trainer="d3rlpy")])
