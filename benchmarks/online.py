@@ -82,17 +82,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path, settings = options.results / "online.jsonl", {name: getattr(options, name) for name in SETTINGS}
     settings |= {name: getattr(options, name) for name in RARE_SETTINGS if getattr(options, name) is not None}
     if options.show is not None:
-        show(record.read_lines(path), settings, options.variant or VARIANTS, options.show, options.results)
+        show(known(path), settings, options.variant or VARIANTS, options.show, options.results)
         return
     for variant in options.variant or VARIANTS:
         for seed in options.seed or [0]:
             unit = settings_of(variant, settings) | {"seed": seed}
-            if unit in [line["unit"] for line in record.read_lines(path)]:
+            if unit in [line["unit"] for line in known(path)]:
                 print(f"{variant}, seed {seed}: done already")
                 continue
             measured = {"unit": unit, **run(unit, options.device)}
             record.append_line(path, "benchmarks.online", measured, packages=("stable-baselines3",))
             print(json.dumps(measured), flush=True)
+
+
+def known(path: Path) -> list[dict[str, Any]]:
+    """The lines of the ledger; how often models adapt counts only where they do."""
+    return [{**line, "unit": settings_of(line["unit"]["variant"], line["unit"])} for line in record.read_lines(path)]
 
 
 def settings_of(variant: str, settings: Mapping[str, Any]) -> dict[str, Any]:

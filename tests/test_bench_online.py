@@ -100,6 +100,10 @@ def test_rare_settings_are_part_of_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     lines = record.read_lines(tmp_path / "online.jsonl")
     assert [(line["unit"].get("adapt_every"), line["adaptations"]) for line in lines] == [(50, 2), (None, 0)]
     assert [line["unit"]["entropy"] for line in lines] == [0.1, 0.1]
+    lines[1]["unit"]["adapt_every"] = 50  # it says nothing there
+    (tmp_path / "online.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    online.main([HOPPER, *variants, *tiny, *options])
+    assert len(record.read_lines(tmp_path / "online.jsonl")) == 2
     assert asked == ["auto_0.1"] * 2
     assert all(line["pruned"] >= 0 for line in lines)
 
