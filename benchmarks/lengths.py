@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.fit(Path(folder), progress=False)
     seconds = time.process_time() - started
     episodes = unseen.episodes
-    actual = left_of(unseen)
+    actual = episodes.left
     estimated = model.predict(episodes.observations[episodes.transition_rows])
     found = {
         "dataset": options.dataset,
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "states": len(actual),
         "seconds": round(seconds, 1),
         "estimated": judge(estimated, actual, config.trajectories.lengths),
-        "median_of_seen": judge(np.full(len(actual), np.median(left_of(seen))), actual, config.trajectories.lengths),
+        "median_of_seen": judge(
+            np.full(len(actual), np.median(seen.episodes.left)), actual, config.trajectories.lengths
+        ),
     }
     path = record.write_record(f"lengths/{options.dataset.replace('/', '-')}", "benchmarks.lengths", found)
     picture(estimated, actual).savefig(path.with_suffix(".png"), dpi=120)
@@ -76,11 +78,6 @@ def split(dataset: minari.MinariDataset) -> tuple[Source, Source]:
         for chosen in (~held, held)
     )
     return seen, unseen
-
-
-def left_of(source: Source) -> NDArray[np.int64]:
-    """Transitions to the end of its episode from every state in which one begins, (N,)."""
-    return np.concatenate([np.arange(length, 0, -1) for length in source.episodes.lengths])
 
 
 def judge(estimated: NDArray[Any], actual: NDArray[Any], lengths: Sequence[int]) -> dict[str, float | None]:

@@ -29,8 +29,9 @@ __all__ = ["REWARDS", "SHIFTS", "Milestones", "make_env", "offline_part"]
 
 REWARDS = ("milestones", "own", "goal")
 
-Seen = Callable[[minari.EpisodeData], tuple[NDArray[Any], NDArray[Any]]]
-"""Observations (T + 1, O) and rewards (T,) of a recorded episode as an agent would have seen them; T may be less."""
+Seen = Callable[[minari.EpisodeData], tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]]
+"""Observations (T + 1, O), rewards (T,) and terminations (T,) of a recorded episode as an agent would have seen them;
+T may be less than was recorded."""
 
 EVERY = 1.0  # metres
 SHIFTS = {"friction": 0.5, "mass": 1.5}
@@ -109,17 +110,14 @@ def offline_part(source: minari.MinariDataset, reward: str, steps: int) -> minar
     for episode in source:
         if recorded >= steps:
             break
-        observations, rewards = seen(episode)
-        steps_seen = len(rewards)
-        terminations = episode.terminations[:steps_seen].copy()
-        terminations[-1] |= reward == "goal" and rewards[-1] > 0
+        observations, rewards, terminations = seen(episode)
         buffers.append(
             EpisodeBuffer(
                 observations=observations,
-                actions=episode.actions[:steps_seen],
+                actions=episode.actions[: len(rewards)],
                 rewards=rewards,
                 terminations=terminations,
-                truncations=episode.truncations[:steps_seen],
+                truncations=episode.truncations[: len(rewards)],
                 infos={},
             )
         )
@@ -145,17 +143,18 @@ def offline_part(source: minari.MinariDataset, reward: str, steps: int) -> minar
 def _own(source: minari.MinariDataset) -> Seen:
     """The observations of `make_flat`."""
     encode = encoder_of(source)
-    return lambda episode: (encode(episode.observations), episode.rewards)
+    return lambda episode: (encode(episode.observations), episode.rewards, episode.terminations)
 
 
 def _goal_of(source: minari.MinariDataset) -> Seen:
     """The same up to the first reward."""
     own = _own(source)
 
-    def seen(episode: minari.EpisodeData) -> tuple[NDArray[Any], NDArray[Any]]:
-        observations, rewards = own(episode)
-        end = int(np.argmax(rewards > 0)) + 1 if (rewards > 0).any() else len(rewards)
-        return observations[: end + 1], rewards[:end]
+    def seen(episode: minari.EpisodeData) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+        observations, rewards, terminations = own(episode)
+        ends = terminations | (rewards > 0)
+        end = int(np.argmax(ends)) + 1 if ends.any() else len(ends)
+        return observations[: end + 1], rewards[:end], ends[:end]
 
     return seen
 
@@ -166,10 +165,11 @@ def _milestones_of(source: minari.MinariDataset) -> Seen:
     step = env.unwrapped.dt  # type: ignore[attr-defined]
     env.close()
 
-    def seen(episode: minari.EpisodeData) -> tuple[NDArray[Any], NDArray[Any]]:
+    def seen(episode: minari.EpisodeData) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
         way = _way(episode, source.env_spec.id, step)
         best = np.maximum.accumulate(way)
-        return np.column_stack([episode.observations, left_over(way, best)]), np.diff(best // EVERY)
+        observations = np.column_stack([episode.observations, left_over(way, best)])
+        return observations, np.diff(best // EVERY), episode.terminations
 
     return seen
 

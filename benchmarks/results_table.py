@@ -160,10 +160,8 @@ def mixtures(lines: Sequence[Line]) -> list[str]:
     seen: dict[str, Counter[str]] = {}
     for line in lines:
         facts = {name: line["versions"].get(name) for name in VERSIONS}
-        facts["trainer"], facts[f"environment of {line['unit']['dataset']}"] = (
-            line.get("trainer"),
-            line.get("environment"),
-        )
+        facts["trainer"] = line.get("trainer")
+        facts[f"environment of {line['unit']['dataset']}"] = line.get("environment")
         facts["machine"] = line.get("machine", {}).get("gpu") or "no GPU"
         if line.get("source") != line["unit"]["dataset"]:
             facts["data of another name"] = line.get("source")

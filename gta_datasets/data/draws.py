@@ -98,8 +98,7 @@ class SourceDraws:
         """Episodes with windows that may not be augmented, because their return is below `source_quantile`."""
         if self._config.source_quantile == 0:
             return np.zeros(0, np.int64)
-        rewards, starts = self._episodes.rewards.astype(np.float64), self._episodes.offsets[:-1]
-        of_episode = np.add.reduceat(rewards, starts)
+        of_episode = self._episodes.returns
         of_episode[self._index.skipped] = np.inf
         least = np.quantile(np.delete(of_episode, self._index.skipped), self._config.source_quantile)
         return np.flatnonzero(of_episode < least)

@@ -65,6 +65,16 @@ class Episodes:
         return np.diff(self.offsets)
 
     @property
+    def returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of every episode, (E,)."""
+        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
+
+    @property
+    def left(self) -> NDArray[np.int64]:
+        """Transitions from every transition to the end of its episode, itself included, (N,)."""
+        return np.repeat(self.offsets[1:], self.lengths) - np.arange(self.num_transitions)
+
+    @property
     def observation_offsets(self) -> NDArray[np.int64]:
         """First observation row of every episode, and the total, (E + 1,)."""
         return self.offsets + np.arange(len(self.offsets))

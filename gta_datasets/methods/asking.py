@@ -77,7 +77,7 @@ def warn_of_punished_success(episodes: Episodes, config: DataConfig) -> None:
     terminated = episodes.terminations[last]
     if config.terminal_penalty == 0 or min(terminated.sum(), (~terminated).sum()) < FEWEST:
         return
-    returns = np.add.reduceat(episodes.rewards, episodes.offsets[:-1], dtype=np.float64)
+    returns = episodes.returns
     of_terminated, of_cut = returns[terminated].mean(), returns[~terminated].mean()
     error = returns.std() / np.sqrt(terminated.mean() * (~terminated).sum())
     if of_terminated <= of_cut + 2 * error or np.isclose(of_terminated, of_cut):

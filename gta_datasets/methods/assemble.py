@@ -98,13 +98,15 @@ def valid_episodes(
     last = offsets[1:] - 1
     terminations, truncations = np.zeros((2, offsets[-1]), np.bool_)
     terminations[last], truncations[last] = terminated, ~terminated
-    return Episodes(
-        observations=source.observation_codec.project(observations.astype(source.episodes.observations.dtype)),
-        actions=source.action_codec.project(actions.astype(source.episodes.actions.dtype)),
-        rewards=rewards.astype(source.episodes.rewards.dtype),
-        terminations=terminations,
-        truncations=truncations,
-        offsets=offsets,
+    return source.within_spaces(
+        Episodes(
+            observations=observations.astype(source.episodes.observations.dtype),
+            actions=actions.astype(source.episodes.actions.dtype),
+            rewards=rewards.astype(source.episodes.rewards.dtype),
+            terminations=terminations,
+            truncations=truncations,
+            offsets=offsets,
+        )
     )
 
 

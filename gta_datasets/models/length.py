@@ -34,9 +34,8 @@ class LengthModel(LearnedModel):
 
     def __init__(self, source: Source, config: DynamicsConfig, *, seed: int, device: torch.device) -> None:
         episodes = source.episodes
-        left = np.repeat(episodes.offsets[1:], episodes.lengths) - np.arange(episodes.num_transitions)
         # What the other models call rewards is what this one predicts.
-        timed = dataclasses.replace(episodes, rewards=np.log(left).astype(np.float32))
+        timed = dataclasses.replace(episodes, rewards=np.log(episodes.left).astype(np.float32))
         super().__init__(dataclasses.replace(source, episodes=timed), config, seed=seed, device=device)
 
     def predict(self, observations: FloatArray) -> NDArray[np.float64]:
