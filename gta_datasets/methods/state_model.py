@@ -39,7 +39,6 @@ class StateModel:
 
     Args:
         source: the dataset's arrays.
-        columns: its columns.
         config: network, training and sampling.
         seed: of weights and batches.
         device: where the network runs.
