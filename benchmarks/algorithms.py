@@ -125,9 +125,9 @@ def _iql_rewards(source: Any, kind: str) -> Any:
     return import_d3rlpy().preprocessing.ConstantShiftRewardScaler(-1.0) if kind == "antmaze" else None
 
 
-def _in_thousands(_source: Any, kind: str) -> Any:
-    """Returns of locomotion in thousands."""
-    return import_d3rlpy().preprocessing.MultiplyRewardScaler(0.001) if kind == "locomotion" else None
+def _in_thousands(_source: Any, _kind: str) -> Any:
+    """Returns in thousands, those of mazes too."""
+    return import_d3rlpy().preprocessing.MultiplyRewardScaler(0.001)
 
 
 ALGORITHMS = {

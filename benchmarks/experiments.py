@@ -30,14 +30,50 @@ class Scale:
     quality_preset: str
     quality_transitions: int  # generated
     quality_sample: int  # transitions set into the simulator
+    quality_novelty_sample: int  # transitions whose nearest recorded one is sought
+    source_steps: int  # transitions of a dataset that is made for it, if the paper's has as many
 
 
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("smoke", 4, 4, 64, 2, 8, 1, 1, "smoke", 50, False, "smoke", 50, 50),
-        Scale("cpu", 300_000, 10_000, 64, 30_000, 256, 3, 10, "cpu", 200_000, False, "demo", 20_000, 16_384),
-        Scale("gpu", 1_000_000, 100_000, 64, 50_000, 256, 5, 10, "fast", 1_000_000, False, "fast", 1_000_000, 100_000),
+        Scale("smoke", 4, 4, 64, 2, 8, 1, 1, "smoke", 50, False, "smoke", 50, 50, 50, 200_000),
+        Scale(
+            "cpu",
+            300_000,
+            10_000,
+            64,
+            30_000,
+            256,
+            3,
+            10,
+            "cpu",
+            200_000,
+            False,
+            "demo",
+            20_000,
+            16_384,
+            4_096,
+            200_000,
+        ),
+        Scale(
+            "gpu",
+            1_000_000,
+            100_000,
+            64,
+            50_000,
+            256,
+            5,
+            10,
+            "fast",
+            1_000_000,
+            False,
+            "fast",
+            1_000_000,
+            100_000,
+            4_096,
+            1_000_000,
+        ),
         Scale(
             name="paper",
             updates=1_000_000,
@@ -53,6 +89,8 @@ SCALES = {
             quality_preset="paper",
             quality_transitions=5_000_000,
             quality_sample=1_000_000,
+            quality_novelty_sample=1_000_000,
+            source_steps=2_000_000,
         ),
     )
 }
@@ -185,7 +223,7 @@ EXPERIMENTS = {
             "15-quality",
             "Reweighting: rewards",
             GYM_MEDIUM[1:],
-            (REWEIGHTED, Method("GTA uniform", {}, variant="gta")),
+            (REWEIGHTED, replace(UNIFORM, variant="gta")),
             "oracle_reward",
         ),
         Experiment("16", "Returns or rewards as condition: policies", GYM_MEDIUM, (GTA, INPAINTED), ("TD3BC",)),

@@ -4,6 +4,7 @@ Soft actor-critic whose critics also learn what the policy's own actions are wor
 that a model of the data's behaviour draws in the same state. Follows the paper's algorithm 1; like the authors' code,
 it draws as many actions of the policy as of the model, both in the states of a batch and in those that follow them. As
 in the paper's equation, and as in that code for some tasks only, values below the pseudo target are drawn up to it too.
+Their code also draws the behaviour model's latent variables from within half a standard deviation, as d3rlpy's does.
 """
 
 from __future__ import annotations

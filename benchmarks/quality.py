@@ -87,7 +87,7 @@ def main() -> None:
             print(json.dumps(unit), json.dumps(measured["quality"]["generated"]), flush=True)
 
 
-def measure(unit: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def measure(unit: dict[str, Any], settings: dict[str, Any], novelty_sample: int = 4_096) -> dict[str, Any]:
     """Numbers and seconds of one unit."""
     augmented = gta_datasets.augment(
         unit["dataset"],
@@ -106,7 +106,7 @@ def measure(unit: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "fit": None if fitted_before else round(fitted - started, 1),
         "generate": round(time.perf_counter() - fitted, 1),
     }
-    quality = augmented.quality(sample=unit["sample"], novelty_sample=4_096, seed=unit["seed"])
+    quality = augmented.quality(sample=unit["sample"], novelty_sample=novelty_sample, seed=unit["seed"])
     return {
         "config": augmented.config.to_dict(),
         "seconds": seconds,

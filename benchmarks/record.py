@@ -141,9 +141,8 @@ def _processor() -> str:
 def _revision() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     revision = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", "../gta_datasets"], capture_output=True, text=True, check=False
-    )
+    code = ("../gta_datasets", "../adapters", ":(glob)**/*.py")
+    changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=False)
     return revision.stdout.strip() + ("+changes" if changed.stdout else "")
 
 

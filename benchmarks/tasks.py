@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from benchmarks import datasets
 from benchmarks.mazes import MAZES
-from gta_datasets.data.screen import screen_id
+from gta_datasets.data.screen import dataset_path, screen_id
 from gta_datasets.errors import DatasetError
 
 __all__ = [
@@ -41,7 +42,7 @@ class Task:
     episode_factor: int = 1  # of an evaluation, in multiples of the scale's
     overrides: Mapping[str, Any] = field(default_factory=dict)  # what the paper sets otherwise than for the kind
     share: float = 1.0  # of the episodes, the first ones
-    steps: int = 1_000_000  # of the dataset, when it is made
+    steps: int = 1_000_000  # of the dataset, when it is made: about as many as D4RL's has
     experts_every: int | None = None  # episodes; the first of so many is an expert's, in a mixture
     experts_only: bool = False  # the others are left out
 
@@ -58,7 +59,8 @@ class Task:
         """
         name = self._local()
         if name is None:
-            raise DatasetError(f"dataset {self.dataset!r} is not on this machine; {self.remedy}")
+            raise DatasetError(f"dataset {self.dataset!r} is not on this machine; {self.remedy(self.steps)}")
+        screen_id(name)
         dataset: minari.MinariDataset = minari.load_dataset(name)
         every = dataset.episode_indices
         episodes = every[: max(1, round(self.share * len(every)))]
@@ -75,12 +77,12 @@ class Task:
         """That the returns of the experts in a mixture reach; 0 where all episodes are alike."""
         return 0.0 if self.experts_every is None or self.experts_only else 1 - 1 / self.experts_every
 
-    @property
-    def remedy(self) -> str:
-        """How to get the data."""
+    def remedy(self, most: int) -> str:
+        """How to get the data, at most so many transitions where they are made."""
         ways = []
         if self.dataset in datasets.NAMES:
-            ways.append(f"`python -m benchmarks.datasets make {self.dataset} --steps {self.steps}` makes it")
+            steps = min(self.steps, most)
+            ways.append(f"`python -m benchmarks.datasets make {self.dataset} --steps {steps}` makes it")
         if self.remote is not None:
             ways.append(f"`minari download {self.remote}` fetches the one of the same kind")
         return ", or ".join(ways)
@@ -95,11 +97,22 @@ class Task:
 
     def _local(self) -> str | None:
         names = (self.dataset, self.remote)
-        return next((name for name in names if name is not None and screen_id(name).exists()), None)
+        return next((name for name in names if name is not None and dataset_path(name).exists()), None)
 
 
 TARGET_RETURNS = {"halfcheetah": 12_000.0, "hopper": 3_600.0, "walker2d": 5_000.0}
 """The first of those that CORL evaluates."""
+
+
+STEPS = {
+    ("halfcheetah", "medium-replay"): 202_000,
+    ("hopper", "medium-replay"): 402_000,
+    ("walker2d", "medium-replay"): 302_000,
+    **dict.fromkeys(itertools.product(datasets.BODIES, ["medium-expert"]), 2_000_000),
+    ("pointmaze", "medium"): 2_000_000,
+    ("pointmaze", "large"): 4_000_000,
+}
+"""Transitions of D4RL's datasets that have not a million."""
 
 
 def _gym(body: str, level: str) -> Task:
@@ -111,6 +124,7 @@ def _gym(body: str, level: str) -> Task:
         "locomotion",
         (known.random_return, known.expert_return),
         target_return=TARGET_RETURNS[body],
+        steps=STEPS.get((body, level), 1_000_000),
     )
 
 
@@ -151,6 +165,7 @@ MAZE2D = tuple(
         None,
         target_return=maze.expert_return,
         episode_factor=10,
+        steps=STEPS.get(("pointmaze", size), 1_000_000),
     )
     for size, maze in MAZES.items()
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -35,7 +36,7 @@ class Unit:
         if self.algorithm is None:
             return {
                 "dataset": self.task.dataset,
-                "variant": method.variant,
+                "variant": self._variant,
                 "preset": scale.quality_preset,
                 "num_transitions": scale.quality_transitions,
                 "seed": self.seed,
@@ -104,20 +105,28 @@ class Unit:
         if self.method.settings is None:
             return None
         settings = dict(self.method.settings)
-        if "method" in settings or self.algorithm is None:
+        if "method" in settings:
             return settings
         if self.task.good_quantile:
             settings["source_quantile"] = self.task.good_quantile
         if self.scale.tuned or self.task.kind != "locomotion":
-            return {"task": self.task.kind, **self.task.overrides, **settings}
-        return settings
+            settings = {"task": self.task.kind, **self.task.overrides, **settings}
+        return settings if self.algorithm is None else _needed(self.scale.preset, tuple(settings.items()))
+
+    @property
+    def _variant(self) -> str | None:
+        """The name of a judged method; where settings are tuned, these, which no name says."""
+        if self.method.variant is None or not self.scale.tuned:
+            return self.method.variant
+        return " ".join(f"{name}={value}" for name, value in sorted((self.settings or {}).items()))
 
     @property
     def obstacle(self) -> str | None:
         """Why the unit cannot be run on this machine; None if it can."""
         if self.task.available:
             return None
-        return f"dataset {self.task.dataset!r} is not on this machine; {self.task.remedy}"
+        remedy = self.task.remedy(self.scale.source_steps)
+        return f"dataset {self.task.dataset!r} is not on this machine; {remedy}"
 
 
 def _resolved(preset: str, *, method: str = "gta", task: str | None = None, **overrides: Any) -> dict[str, Any]:
@@ -125,6 +134,17 @@ def _resolved(preset: str, *, method: str = "gta", task: str | None = None, **ov
     config = configuration(method, preset, task, "cpu", overrides)
     resolved: dict[str, Any] = json.loads(json.dumps(config.data_fields()))
     return resolved
+
+
+@functools.cache
+def _needed(preset: str, settings: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """The settings but for those that say what holds without them: other names of one method are one unit."""
+    kept = dict(settings)
+    for name in [name for name in kept if name not in ("method", "task")]:
+        rest = {other: value for other, value in kept.items() if other != name}
+        if _resolved(preset, **rest) == _resolved(preset, **kept):
+            kept = rest
+    return kept
 
 
 def unit_id(identity: dict[str, Any]) -> str:

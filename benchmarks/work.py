@@ -133,7 +133,8 @@ def do(units: Sequence[Unit], order: Order) -> None:
 
 
 def _judge(unit: Unit) -> dict[str, Any]:
-    measured = quality.measure({**unit.identity, "dataset": unit.task.open()}, unit.settings or {})
+    described = {**unit.identity, "dataset": unit.task.open()}
+    measured = quality.measure(described, unit.settings or {}, unit.scale.quality_novelty_sample)
     return {"unit": unit.identity} | measured
 
 

@@ -109,7 +109,7 @@ def test_what_crashes_is_recorded_and_left_alone(
 def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(tmp_path, "--dataset", "sim/walker2d/medium-v0") == 0
     shown = capsys.readouterr().out
-    assert "`python -m benchmarks.datasets make sim/walker2d/medium-v0 --steps 1000000` makes it" in shown
+    assert "`python -m benchmarks.datasets make sim/walker2d/medium-v0 --steps 200000` makes it" in shown
     assert "`minari download mujoco/walker2d/medium-v0` fetches the one of the same kind" in shown
     start(tmp_path, table="1-maze")
     assert "dataset 'sim/antmaze/umaze-v0' is not on this machine; `minari download D4RL/" in capsys.readouterr().out
@@ -118,6 +118,7 @@ def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:nothing is generated from 2 of 3 source episodes")  # table 11: the experts' alone
 def test_the_smoke_run_fills_every_table_it_can(capsys: pytest.CaptureFixture[str]) -> None:
     assert smoke.main() == 0
     assert "0 units failed; 24 of 24 tables" in capsys.readouterr().out

@@ -69,6 +69,36 @@ def test_what_tables_share_is_one_unit() -> None:
     assert first.id == again.id == "TD3BC-sim-hopper-medium-v0-s0-70a2cfe36d"  # stays: ledgers hold it
     ids = {unit.id for unit in units_of([EXPERIMENTS["29"]], SCALES["cpu"])}
     assert len(ids) == 30 * 3
+    # The same data by other names: levels and lengths that are the defaults, and what is drawn alike anyway.
+    for scale, same in {"cpu": ("H=16", "GTA uniform"), "paper": ("H=32", "GTA reweighted")}.items():
+        usual = unit_of("1-gym", HOPPER, "GTA", scale)
+        assert unit_of("5", HOPPER, "mu=0.5 alpha=1.3", scale).id == usual.id
+        assert unit_of("15", HOPPER, same[1], scale).id == usual.id
+        halfcheetah = "sim/halfcheetah/medium-v0"
+        assert unit_of("10", halfcheetah, same[0], scale).id == unit_of("1-gym", halfcheetah, "GTA", scale).id
+    assert unit_of("15", HOPPER, "GTA reweighted").id != unit_of("1-gym", HOPPER, "GTA").id
+
+
+def test_judged_data_of_the_paper_scale_have_its_settings() -> None:
+    unit, usual = (unit_of("21", HOPPER, "GTA", scale, None) for scale in ("paper", "smoke"))
+    assert unit.identity["variant"] == "task=locomotion"
+    assert unit.config["data"]["reweighting"] == "dense"
+    assert (usual.identity["variant"], usual.config["data"]["reweighting"]) == ("gta", "none")
+    assert unit_of("15-quality", HOPPER, "GTA uniform", "paper", None).id != unit.id
+    assert unit_of("21", HOPPER, "S4RL", "paper", None).identity["variant"] == "method=s4rl"
+
+
+def test_data_that_are_missing_are_made_in_the_size_of_the_scale() -> None:
+    replay = {
+        scale: next(
+            unit.obstacle
+            for unit in units_of([EXPERIMENTS["4"]], SCALES[scale])
+            if unit.task.dataset == "sim/walker2d/medium-replay-v0"
+        )
+        for scale in ("cpu", "paper")
+    }
+    assert "make sim/walker2d/medium-replay-v0 --steps 200000`" in replay["cpu"]
+    assert "make sim/walker2d/medium-replay-v0 --steps 302000`" in replay["paper"]
 
 
 def test_hyper_parameters_follow_the_kind_of_task() -> None:
@@ -81,6 +111,8 @@ def test_hyper_parameters_follow_the_kind_of_task() -> None:
     assert (config.expectile, config.weight_temp, config.reward_scaler.shift) == (0.9, 10.0, -1.0)
     config = ALGORITHMS["DT"].create(source, "locomotion", updates=100_000, batch_size=64, device="cpu").config
     assert config.optim_factory.lr_scheduler_factory.warmup_steps == 10_000
+    config = ALGORITHMS["DT"].create(source, "maze2d", updates=100_000, batch_size=64, device="cpu").config
+    assert config.reward_scaler.multiplier == 0.001
 
 
 def test_the_remote_dataset_stands_in_for_ours() -> None:
@@ -112,7 +144,7 @@ def test_experts_are_every_so_many_episodes_of_a_mixture(mixture: Task) -> None:
     assert dataset.total_episodes > 2
     assert [task.experts_every for task in MIXED] == [21, 11]
     assert [task.steps // 1_000 for task in MIXED] == [10 * 21, 20 * 11]
-    assert "make sim/halfcheetah/expert-replay-20-v0 --steps 210000`" in EXPERTS[0].remedy
+    assert "make sim/halfcheetah/expert-replay-20-v0 --steps 210000`" in EXPERTS[0].remedy(1_000_000)
     with pytest.raises(DatasetError, match="expert-replay-20-v0' is not on this machine"):
         EXPERTS[0].open()
 
