@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from filelock import Timeout
 
-from benchmarks import ledger, quality, record
+from benchmarks import costs, ledger, quality, record
 from benchmarks.training import Prepared, checkpoint_of, train_alone, train_stack
 from benchmarks.units import Unit, unit_id
 
@@ -49,6 +49,7 @@ def work(order: Order) -> None:
 def waiting(order: Order) -> Iterator[tuple[list[Unit], ExitStack]]:
     """Units that are left and fit into the time, to be done together; until the stack is closed, by nobody else."""
     found = ledger.read_all(order.results)
+    too_long: list[float] = []
     for job in jobs([unit for unit in order.units if _is_left(unit, order, found)], order.stack):
         if order.deadline is not None and time.time() >= order.deadline:
             break
@@ -56,8 +57,14 @@ def waiting(order: Order) -> Iterator[tuple[list[Unit], ExitStack]]:
             taken = [unit for unit in job if _take(unit, order, held)]
             found = ledger.read_all(order.results)  # again: others work too
             left = [unit for unit in taken if _is_left(unit, order, found)]
-            if left and _fits(left, order, found):
+            seconds = _seconds_to_end(left, order, found)
+            if seconds and order.deadline is not None and time.time() + seconds > order.deadline:
+                too_long.append(seconds)
+            elif left:
                 yield left, held.pop_all()
+    if too_long:
+        hours = min(too_long) / 3_600
+        print(f"{len(too_long)} not begun, they would not end in time; the shortest takes {hours:.1f} h")
 
 
 def jobs(units: Sequence[Unit], stack: int) -> Iterator[list[Unit]]:
@@ -91,16 +98,18 @@ def _is_left(unit: Unit, order: Order, found: ledger.Found) -> bool:
     return not unit.is_answered_by(found.results.get(unit.id)) and failures <= order.failures_allowed.get(unit.id, 0)
 
 
-def _fits(units: Sequence[Unit], order: Order, found: ledger.Found) -> bool:
-    """Whether there is time, as far as results of the same kind tell; what goes on another day always fits."""
-    if order.deadline is None or units[0].learner is not None:
-        return True
+def _seconds_to_end(units: Sequence[Unit], order: Order, found: ledger.Found) -> float:
+    """How long the units are expected to take; 0 if they can go on another day, or nobody knows."""
     gpu = order.device.startswith("cuda")
-    return time.time() + sum(expected_seconds(unit, found, gpu=gpu) or 0.0 for unit in units) <= order.deadline
+    return sum(expected_seconds(unit, found, gpu=gpu) or 0.0 for unit in units if unit.learner is None)
 
 
 def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | None:
-    """From what the same algorithm took per update at this size of batches on a GPU, or on none; None if unknown."""
+    """From what the same algorithm took per update at this size of batches on a GPU, or on none.
+
+    Where there is no such result, what one core takes, though a GPU may be faster: a run without a budget will tell.
+    None if that was not measured either.
+    """
     identity = unit.identity
     alike = [line for line in found.results.values() if (line["machine"]["gpu"] is not None) == gpu]
     if unit.algorithm is None:
@@ -112,7 +121,7 @@ def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | N
         for line in alike
         if all(line["unit"].get(name) == identity[name] for name in ("algorithm", "batch_size"))
     ]
-    return median(rates) * identity["updates"] if rates else None
+    return median(rates) * identity["updates"] if rates else costs.measured_seconds(unit)
 
 
 def do(units: Sequence[Unit], order: Order) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ledger, run
+from benchmarks import ledger, record, run, work
 from benchmarks.vectorised import training as stack_training
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
@@ -112,3 +112,29 @@ def test_nothing_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / ledger.RUNS).write_text(json.dumps(elsewhere) + "\n")
     start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
     assert len(lines(tmp_path)) == 2, "what another kind of machine took says nothing"
+
+
+def test_what_was_never_done_takes_as_long_as_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str | None] = []
+    monkeypatch.setattr(work, "do", lambda units, *_: begun.extend(unit.algorithm for unit in units))
+    only = ["--scale", "cpu", "--dataset", HOPPER, "--method", "None"]
+    algorithms = ["--algorithm", "TD3BC", "--algorithm", "CQL"]
+
+    def begun_within(budget: str) -> list[str | None]:
+        begun.clear()
+        start(tmp_path, *only, *algorithms, "--budget", budget)
+        return sorted(set(begun), key=str)
+
+    assert begun_within("90m") == ["TD3BC"], "which can stop at a checkpoint"
+    hours = 300_000 * 203.69e-3 / 3_600  # of `results/costs.json`
+    assert f"3 not begun, they would not end in time; the shortest takes {hours:.1f} h" in capsys.readouterr().out
+    assert begun_within("18h") == ["CQL", "TD3BC"]
+    assert "not begun" not in capsys.readouterr().out
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    assert begun_within("1s") == ["CQL", "TD3BC"], "nobody knows"
+    (tmp_path / "costs.json").write_text(json.dumps({"milliseconds_per_update": {"CQL, d3rlpy, batch 256": 18.1}}))
+    assert begun_within("90m") == ["TD3BC"]
+    (tmp_path / "costs.json").write_text(json.dumps({"milliseconds_per_update": {"CQL, d3rlpy, batch 256": 17.9}}))
+    assert begun_within("90m") == ["CQL", "TD3BC"]
