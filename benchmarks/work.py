@@ -17,6 +17,8 @@ from filelock import Timeout
 from benchmarks import costs, ledger, quality, record
 from benchmarks.training import Prepared, checkpoint_of, train_alone, train_stack
 from benchmarks.units import Unit, unit_id
+from benchmarks.vectorised.draws import Run
+from benchmarks.vectorised.tables import Table
 
 __all__ = ["Order", "do", "waiting", "work"]
 
@@ -136,9 +138,13 @@ def do(units: Sequence[Unit], order: Order) -> None:
     prepared: list[Prepared] = []
     for unit in units:
         _attempt([unit], order, lambda unit=unit: prepared.append(Prepared(unit)))
-    if prepared:
-        ready = [each.unit for each in prepared]
-        _attempt(ready, order, lambda: train_stack(prepared, order.device, order.checkpoints, order.deadline))
+    tables: dict[str, Table] = {}
+    runs: list[tuple[Prepared, Run]] = []
+    for each in prepared:
+        _attempt([each.unit], order, lambda each=each: runs.append((each, each.run(tables))))
+    if runs:
+        ready = [each.unit for each, _ in runs]
+        _attempt(ready, order, lambda: train_stack(runs, order.device, order.checkpoints, order.deadline))
 
 
 def _judge(unit: Unit) -> dict[str, Any]:
