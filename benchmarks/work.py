@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -142,9 +143,33 @@ def do(units: Sequence[Unit], order: Order) -> None:
     runs: list[tuple[Prepared, Run]] = []
     for each in prepared:
         _attempt([each.unit], order, lambda each=each: runs.append((each, each.run(tables))))
+    _train(runs, order)
+
+
+def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:
+    """Train together; where memory does not suffice for that, either half by itself."""
+    left = {each.unit.id: (each, run) for each, run in runs}
+    is_short = False
+
+    def lines() -> Iterator[dict[str, Any]]:
+        nonlocal is_short
+        try:
+            for line in train_stack(runs, order.device, order.checkpoints, order.deadline):
+                del left[line["id"]]
+                yield line
+        except torch.OutOfMemoryError:
+            if len(runs) == 1:
+                raise
+            is_short = True
+
     if runs:
-        ready = [each.unit for each, _ in runs]
-        _attempt(ready, order, lambda: train_stack(runs, order.device, order.checkpoints, order.deadline))
+        gc.collect()  # the stack before this one, whose parts know each other
+        _attempt([each.unit for each, _ in runs], order, lines)
+    if is_short:
+        half = (len(left) + 1) // 2
+        print(f"out of memory: going on with {half} of {len(runs)} at once", flush=True)
+        _train(list(left.values())[:half], order)
+        _train(list(left.values())[half:], order)
 
 
 def _judge(unit: Unit) -> dict[str, Any]:

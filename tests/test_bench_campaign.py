@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import ledger, record, run, work
 from benchmarks.vectorised import training as stack_training
@@ -70,6 +72,44 @@ def test_a_unit_goes_on_among_others_and_stops_at_the_deadline(
     whole, parts = ({line["id"]: line["returns"] for line in lines(tmp_path / name)} for name in ("whole", "parts"))
     assert parts == whole
     assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, most: int) -> list[tuple[int, int]]:
+    """Let stacks of more runs fail after the first evaluation; runs and updates at the start of every training."""
+    begun: list[tuple[int, int]] = []
+    failed: list[weakref.ref[Any]] = []
+    train = Stack.train
+
+    def train_if_it_fits(stack: Stack, updates: int) -> None:
+        assert not any(lane() for lane in failed), "memory of stacks that failed is free again"
+        begun.append((stack.num_runs, stack.updates))
+        if stack.updates == 2 and stack.num_runs > most:
+            failed.extend(map(weakref.ref, stack._lanes))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        train(stack, updates)
+
+    monkeypatch.setattr(Stack, "train", train_if_it_fits)
+    return begun
+
+
+FOUR = [
+    *("--dataset", HOPPER, "--algorithm", "TD3BC", "--stack", "4"),
+    *("--method", "None", "--method", "S4RL", "--method", "SynthER", "--method", "GTA"),
+]
+
+
+def test_a_stack_that_memory_does_not_suffice_for_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = short_of_memory(monkeypatch, most=2)
+    assert start(tmp_path, *FOUR) == 0
+    assert begun == [(4, 0), (4, 2), (2, 2), (2, 2)], "from the checkpoints of all four"
+    assert [line["runs_at_once"] for line in lines(tmp_path)] == [2, 2, 2, 2]
+
+
+def test_what_does_not_fit_into_memory_alone_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = short_of_memory(monkeypatch, most=0)
+    assert start(tmp_path, *FOUR) == 4
+    assert [runs for runs, _ in begun] == [4, 4, 2, 1, 1, 2, 1, 1]
+    assert all("OutOfMemoryError: CUDA out of memory" in line["error"] for line in lines(tmp_path))
 
 
 @pytest.mark.parametrize("why", ["other data", "damage"])
