@@ -32,7 +32,7 @@ class Order:
     results: Path
     checkpoints: Path
     failures_allowed: Mapping[str, int]  # by id, when the unit is tried nevertheless
-    deadline: float | None  # of `time.time`: what has checkpoints stops at the next one, nothing else begins too late
+    deadline: float | None  # of `time.time`: what has checkpoints stops at the next one, nothing is begun too late
     stack: int  # runs trained at once
     threads: int
     device: str
@@ -44,27 +44,30 @@ def work(order: Order) -> None:
     torch.set_num_threads(order.threads)
     if order.device.startswith("cuda"):
         torch.cuda.set_device(order.device)  # also for graphs, and for what generates data
-    for units, held in waiting(order):
+    for units, seconds, held in waiting(order):
         with held:
-            do(units, order)
+            do(units, order, seconds)
 
 
-def waiting(order: Order) -> Iterator[tuple[list[Unit], ExitStack]]:
-    """Units that are left and fit into the time, to be done together; until the stack is closed, by nobody else."""
+def waiting(order: Order) -> Iterator[tuple[list[Unit], float, ExitStack]]:
+    """Units to be done together that are left and fit into the time, and the seconds that their training must have.
+
+    Nobody else does them until the stack is closed.
+    """
     found = ledger.read_all(order.results)
     too_long: list[float] = []
     for job in jobs([unit for unit in order.units if _is_left(unit, order, found)], order.stack):
-        if order.deadline is not None and time.time() >= order.deadline:
+        if _is_too_late(order):
             break
         with ExitStack() as held:
             taken = [unit for unit in job if _take(unit, order, held)]
             found = ledger.read_all(order.results)  # again: others work too
             left = [unit for unit in taken if _is_left(unit, order, found)]
             seconds = _seconds_to_end(left, order, found)
-            if seconds and order.deadline is not None and time.time() + seconds > order.deadline:
+            if seconds and _is_too_late(order, seconds):
                 too_long.append(seconds)
             elif left:
-                yield left, held.pop_all()
+                yield left, seconds, held.pop_all()
     if too_long:
         hours = min(too_long) / 3_600
         print(f"{len(too_long)} not begun, they would not end in time; the shortest takes {hours:.1f} h")
@@ -101,6 +104,11 @@ def _is_left(unit: Unit, order: Order, found: ledger.Found) -> bool:
     return not unit.is_answered_by(found.results.get(unit.id)) and failures <= order.failures_allowed.get(unit.id, 0)
 
 
+def _is_too_late(order: Order, seconds: float = 0.0) -> bool:
+    """Whether there is a deadline, and what takes so long would end after it."""
+    return order.deadline is not None and time.time() + seconds >= order.deadline
+
+
 def _seconds_to_end(units: Sequence[Unit], order: Order, found: ledger.Found) -> float:
     """How long the units are expected to take; 0 if they can go on another day, or nobody knows."""
     gpu = order.device.startswith("cuda")
@@ -127,23 +135,33 @@ def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | N
     return median(rates) * identity["updates"] if rates else costs.measured_seconds(unit)
 
 
-def do(units: Sequence[Unit], order: Order) -> None:
-    """Train or judge; what fails is written down and the others go on."""
+def do(units: Sequence[Unit], order: Order, seconds: float) -> None:
+    """Train or judge; what fails is written down and the others go on.
+
+    Data are made, and read, of one unit after the other until the deadline, or so many seconds before it. What is not
+    being trained by then is left to another run, which finds these data in the cache.
+    """
     print(f"{time.strftime('%H:%M:%S')} {', '.join(unit.id for unit in units)}", flush=True)
     if units[0].algorithm is None:
         _attempt(units, order, lambda: [_judge(units[0])])
         return
-    if units[0].learner is None:
-        _attempt(units, order, lambda: [train_alone(Prepared(units[0]), order.device)])
-        return
     prepared: list[Prepared] = []
     for unit in units:
+        if _is_too_late(order, seconds):
+            break
         _attempt([unit], order, lambda unit=unit: prepared.append(Prepared(unit)))
     tables: dict[str, Table] = {}
     runs: list[tuple[Prepared, Run]] = []
     for each in prepared:
+        if each.unit.learner is None or _is_too_late(order):
+            break
         _attempt([each.unit], order, lambda each=each: runs.append((each, each.run(tables))))
-    _train(runs, order)
+    if _is_too_late(order, seconds):
+        print(f"time is up with the data of {len(prepared)} of {len(units)}; a later run trains them", flush=True)
+    elif units[0].learner is None:
+        _attempt(units, order, lambda: [train_alone(each, order.device) for each in prepared])
+    else:
+        _train(runs, order)
 
 
 def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:

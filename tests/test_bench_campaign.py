@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import ledger, record, run, work
+from benchmarks import ledger, record, run, training, work
+from benchmarks.training import Prepared
+from benchmarks.units import Unit
 from benchmarks.vectorised import training as stack_training
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
@@ -129,6 +132,65 @@ def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
     start(tmp_path, *only)
     assert begun == [2, 4, 2, 4]
     assert ("begins anew" in capsys.readouterr().err) == (why == "damage")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The only time there is, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr(stack_training.time, "time", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(("minutes", "made", "read"), [((25, 0), 3, 0), ((5, 15), 4, 3)])
+def test_data_are_made_and_read_until_the_deadline(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    clock: list[float],
+    minutes: tuple[int, int],
+    made: int,
+    read: int,
+) -> None:
+    """Given minutes for making and for reading the data of each of four units."""
+    done: list[str] = []
+
+    def slowly(what: str, seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*arguments: Any) -> Any:
+            done.append(what)
+            clock[0] += seconds
+            return function(*arguments)
+
+        return do
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "Prepared", slowly("made", 60 * minutes[0], work.Prepared))
+        patch.setattr(training, "read_table", slowly("read", 60 * minutes[1], training.read_table))
+        assert start(tmp_path, *FOUR, "--budget", "1h") == 0
+    assert done == ["made"] * made + ["read"] * read
+    shown = capsys.readouterr().out
+    assert f"time is up with the data of {made} of 4; a later run trains them" in shown
+    assert "0 done now, 0 before, 0 failed now, 0 before, 4 left" in shown
+    assert start(tmp_path, *FOUR, "--stack", "3", "--budget", "1h") == 0
+    assert [line["runs_at_once"] for line in lines(tmp_path)] == [3, 3, 3, 1], "another stack than was begun"
+
+
+@pytest.mark.parametrize(("budget", "trained"), [("1h", False), ("2h", True)])
+def test_what_would_end_too_late_once_its_data_are_made_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], budget: str, trained: bool
+) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "CQL"]
+    start(tmp_path, *only, "--method", "None")
+    (line,) = lines(tmp_path)
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line | {"seconds": 50 * 60}) + "\n")
+
+    def prepare(unit: Unit) -> Prepared:
+        clock[0] += 20 * 60
+        return Prepared(unit)
+
+    monkeypatch.setattr(work, "Prepared", prepare)
+    assert start(tmp_path, *only, "--method", "S4RL", "--budget", budget) == 0
+    assert [line["unit"]["settings"] for line in lines(tmp_path)] == [None, *[{"method": "s4rl"}] * trained]
 
 
 @pytest.mark.parametrize("text", ["90", "m", "1d", "-3m"])
