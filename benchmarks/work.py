@@ -16,6 +16,7 @@ import torch
 from filelock import Timeout
 
 from benchmarks import costs, ledger, quality, record
+from benchmarks.deaths import check_survives, noted
 from benchmarks.training import Prepared, checkpoint_of, train_alone, train_stack
 from benchmarks.units import Unit, unit_id
 from benchmarks.vectorised.draws import Run
@@ -149,19 +150,32 @@ def do(units: Sequence[Unit], order: Order, seconds: float) -> None:
     for unit in units:
         if _is_too_late(order, seconds):
             break
-        _attempt([unit], order, lambda unit=unit: prepared.append(Prepared(unit)))
+        _attempt([unit], order, lambda unit=unit: prepared.append(_prepare(unit, order)))
+    with noted([checkpoint_of(each.unit, order.checkpoints) for each in prepared]):
+        runs = [] if units[0].learner is None else _read(prepared, order)
+        if _is_too_late(order, seconds):
+            print(f"time is up with the data of {len(prepared)} of {len(units)}; a later run trains them", flush=True)
+        elif units[0].learner is None:
+            _attempt(units, order, lambda: [train_alone(each, order.device) for each in prepared])
+        else:
+            _train(runs, order)
+
+
+def _prepare(unit: Unit, order: Order) -> Prepared:
+    """With its data, unless it has cost too many processes."""
+    check_survives(checkpoint_of(unit, order.checkpoints))
+    return Prepared(unit)
+
+
+def _read(prepared: Sequence[Prepared], order: Order) -> list[tuple[Prepared, Run]]:
+    """What each learns from."""
     tables: dict[str, Table] = {}
     runs: list[tuple[Prepared, Run]] = []
     for each in prepared:
-        if each.unit.learner is None or _is_too_late(order):
+        if _is_too_late(order):
             break
         _attempt([each.unit], order, lambda each=each: runs.append((each, each.run(tables))))
-    if _is_too_late(order, seconds):
-        print(f"time is up with the data of {len(prepared)} of {len(units)}; a later run trains them", flush=True)
-    elif units[0].learner is None:
-        _attempt(units, order, lambda: [train_alone(each, order.device) for each in prepared])
-    else:
-        _train(runs, order)
+    return runs
 
 
 def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:

@@ -19,6 +19,7 @@ from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table
 from tests.benches import HOPPER, lines, small_hopper, start
+from tests.smoke import run_script
 
 _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
@@ -113,6 +114,46 @@ def test_what_does_not_fit_into_memory_alone_has_failed(tmp_path: Path, monkeypa
     assert start(tmp_path, *FOUR) == 4
     assert [runs for runs, _ in begun] == [4, 4, 2, 1, 1, 2, 1, 1]
     assert all("OutOfMemoryError: CUDA out of memory" in line["error"] for line in lines(tmp_path))
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from benchmarks.vectorised.stack import Stack
+from tests.benches import start
+
+results, *only = sys.argv[1:]
+train = Stack.train
+
+def train_or_die(stack, updates):
+    if stack.updates == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    train(stack, updates)
+
+Stack.train, died = train_or_die, 0
+status = -signal.SIGKILL
+while status == -signal.SIGKILL and died < 6:
+    child = os.fork()
+    if not child:
+        os._exit(start(Path(results), *only))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    died += status == -signal.SIGKILL
+print("failed", status, "died", died)
+"""
+
+
+def test_what_kills_its_process_again_and_again_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times; the first death, before which there was a new checkpoint, does not count."""
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    assert run_script(DYING, tmp_path, *only).endswith("failed 1 died 4\n")
+    (line,) = lines(tmp_path)
+    assert "WorkerError: 3 processes in a row died while they trained this" in line["error"]
+    assert start(tmp_path, *only) == 0
+    assert len(lines(tmp_path)) == 1, "it is left alone"
+    assert start(tmp_path, *only, "--retry") == 0
+    assert "error" not in lines(tmp_path)[-1]
+    assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
 
 
 @pytest.mark.parametrize("why", ["other data", "damage"])
