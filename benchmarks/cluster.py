@@ -63,8 +63,8 @@ def work_by_ray(order: Order, workers: int) -> None:
     remote = ray.remote(**needs, scheduling_strategy="SPREAD")(_apart)
     running: dict[Any, tuple[Sequence[Unit], ExitStack]] = {}
     try:
-        for units, held in waiting(order):
-            running[remote.remote(units, order, sys.argv)] = units, held
+        for units, seconds, held in waiting(order):
+            running[remote.remote(units, order, seconds, sys.argv)] = units, held
             if len(running) == workers:
                 _collect(running, order)
         while running:
@@ -93,10 +93,10 @@ def _collect(running: dict[Any, tuple[Sequence[Unit], ExitStack]], order: Order)
                 checkpoint_of(unit, order.checkpoints).unlink(missing_ok=True)
 
 
-def _apart(units: Sequence[Unit], order: Order, command: list[str]) -> dict[str, str]:
+def _apart(units: Sequence[Unit], order: Order, seconds: float, command: list[str]) -> dict[str, str]:
     """Do units on this machine, whichever it is; the lines that this adds, by ledger."""
     sys.argv[1:] = command[1:]  # it is written down
     torch.set_num_threads(order.threads)
     with tempfile.TemporaryDirectory() as folder:
-        do(units, replace(order, results=Path(folder), keeps_checkpoints=True))
+        do(units, replace(order, results=Path(folder), keeps_checkpoints=True), seconds)
         return {path.name: path.read_text() for path in Path(folder).glob("*.jsonl")}

@@ -18,15 +18,17 @@ from typing import Any
 
 import minari
 
+from benchmarks import record
 from benchmarks.adapters import DATASET, import_d3rlpy, make_source
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.experiments import EXPERIMENTS, SCALES
-from benchmarks.record import write_record
 from benchmarks.units import Unit, units_of
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import read_table
 from gta_datasets.adapters import to_d3rlpy
+
+__all__ = ["measured_seconds"]
 
 SHOWN = ("cpu", "paper")
 """Scales whose hours are of interest on a CPU."""
@@ -48,9 +50,18 @@ def main() -> None:
         kinds = {_key(unit): unit for unit in reversed(units)}  # locomotion's where there is one
         milliseconds = {key: 1e3 * _seconds(_training(kinds[key], source), arguments.seconds) for key in sorted(kinds)}
     measured = {"milliseconds_per_update": {key: round(taken, 2) for key, taken in milliseconds.items()}}
-    path = write_record("costs", "benchmarks.costs", measured | _hours(units, milliseconds), packages=("d3rlpy",))
+    path = record.write_record(
+        "costs", "benchmarks.costs", measured | _hours(units, milliseconds), packages=("d3rlpy",)
+    )
     print(json.dumps(measured, indent=2))
     print(path)
+
+
+def measured_seconds(unit: Unit) -> float | None:
+    """That one core takes to train the unit, by `results/costs.json`; None where an update of its kind is not there."""
+    path = record.RESULTS / "costs.json"
+    milliseconds = json.loads(path.read_text())["milliseconds_per_update"].get(_key(unit)) if path.exists() else None
+    return None if milliseconds is None else unit.identity["updates"] * milliseconds / 1e3
 
 
 def _units() -> Iterator[Unit]:

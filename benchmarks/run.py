@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=budget,
-        help="90m, 2h or 45s: TD3+BC and IQL stop at their next checkpoint then; of others nothing is started "
-        "that is not expected to end by then",
+        help="90m, 2h or 45s: TD3+BC and IQL stop at their next checkpoint then, and no other data are begun; of other "
+        "algorithms nothing is started that is not expected to end by then",
     )
     parser.add_argument(
         "--stack", type=int, help=f"runs of TD3+BC or IQL trained at once (default: {ON_GPU} on a GPU, else 1)"

@@ -50,6 +50,20 @@ class Prepared:
             self.data.generate()
         self.seconds = time.perf_counter() - started
 
+    def run(self, tables: dict[str, Table]) -> Run:
+        """What a stack learns from, by a table of `tables`, where one that is read now is added for others.
+
+        Raises:
+            DatasetError: the actions are not continuous.
+            ConfigError: a share of real data is asked for that these data cannot give.
+        """
+        key = repr([self.identity.get(name) for name in DATA])
+        if key not in tables:
+            buffer, known = to_d3rlpy(self.source), ALGORITHMS[self.identity["algorithm"]]
+            rewards = known.rewards(buffer, self.unit.task.kind)
+            tables[key] = read_table(self.data, buffer.observation_scaler(), rewards)
+        return Run(tables[key], self.identity["seed"], self.identity["real_fraction"])
+
     def measured(self, scores: Scores, seconds: float, runs: int, trainer: str) -> dict[str, Any]:
         """What goes into the ledger, of the scores by number of updates."""
         normalise = self.unit.task.normalise
@@ -70,22 +84,15 @@ class Prepared:
 
 
 def train_stack(
-    prepared: Sequence[Prepared], device: str, checkpoints: Path, deadline: float | None
+    runs: Sequence[tuple[Prepared, Run]], device: str, checkpoints: Path, deadline: float | None
 ) -> Iterator[dict[str, Any]]:
     """Several units at once, of one algorithm and kind of task, equal shapes, batches and numbers of updates.
 
     Each goes on where it was interrupted, also among others, and stops at its next checkpoint after the deadline. The
     caller removes a unit's checkpoint when its line is written.
     """
-    first, known, kind = prepared[0].identity, ALGORITHMS[prepared[0].identity["algorithm"]], prepared[0].unit.task.kind
-    tables: dict[str, Table] = {}
-    runs = []
-    for each in prepared:
-        key = repr([each.identity.get(name) for name in DATA])
-        if key not in tables:
-            buffer = to_d3rlpy(each.source)
-            tables[key] = read_table(each.data, buffer.observation_scaler(), known.rewards(buffer, kind))
-        runs.append(Run(tables[key], each.identity["seed"], each.identity["real_fraction"]))
+    prepared = [each for each, _ in runs]
+    first = prepared[0].identity
     course = Course(
         prepared[0].unit.learner,
         evaluation_spec(prepared[0].source),
@@ -97,7 +104,8 @@ def train_stack(
         device=device,
     )
     kept = [checkpoint_of(each.unit, checkpoints) for each in prepared]
-    for place, scores, seconds, together in train_and_evaluate(runs, course, checkpoints=kept, deadline=deadline):
+    trained = train_and_evaluate([run for _, run in runs], course, checkpoints=kept, deadline=deadline)
+    for place, scores, seconds, together in trained:
         yield prepared[place].measured(scores, seconds, together, "stack")
 
 

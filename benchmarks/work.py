@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 from filelock import Timeout
 
-from benchmarks import ledger, quality, record
+from benchmarks import costs, ledger, quality, record
+from benchmarks.deaths import check_survives, noted
 from benchmarks.training import Prepared, checkpoint_of, train_alone, train_stack
 from benchmarks.units import Unit, unit_id
+from benchmarks.vectorised.draws import Run
+from benchmarks.vectorised.tables import Table
 
 __all__ = ["Order", "do", "waiting", "work"]
 
@@ -29,7 +33,7 @@ class Order:
     results: Path
     checkpoints: Path
     failures_allowed: Mapping[str, int]  # by id, when the unit is tried nevertheless
-    deadline: float | None  # of `time.time`: what has checkpoints stops at the next one, nothing else begins too late
+    deadline: float | None  # of `time.time`: what has checkpoints stops at the next one, nothing is begun too late
     stack: int  # runs trained at once
     threads: int
     device: str
@@ -41,23 +45,33 @@ def work(order: Order) -> None:
     torch.set_num_threads(order.threads)
     if order.device.startswith("cuda"):
         torch.cuda.set_device(order.device)  # also for graphs, and for what generates data
-    for units, held in waiting(order):
+    for units, seconds, held in waiting(order):
         with held:
-            do(units, order)
+            do(units, order, seconds)
 
 
-def waiting(order: Order) -> Iterator[tuple[list[Unit], ExitStack]]:
-    """Units that are left and fit into the time, to be done together; until the stack is closed, by nobody else."""
+def waiting(order: Order) -> Iterator[tuple[list[Unit], float, ExitStack]]:
+    """Units to be done together that are left and fit into the time, and the seconds that their training must have.
+
+    Nobody else does them until the stack is closed.
+    """
     found = ledger.read_all(order.results)
+    too_long: list[float] = []
     for job in jobs([unit for unit in order.units if _is_left(unit, order, found)], order.stack):
-        if order.deadline is not None and time.time() >= order.deadline:
+        if _is_too_late(order):
             break
         with ExitStack() as held:
             taken = [unit for unit in job if _take(unit, order, held)]
             found = ledger.read_all(order.results)  # again: others work too
             left = [unit for unit in taken if _is_left(unit, order, found)]
-            if left and _fits(left, order, found):
-                yield left, held.pop_all()
+            seconds = _seconds_to_end(left, order, found)
+            if seconds and _is_too_late(order, seconds):
+                too_long.append(seconds)
+            elif left:
+                yield left, seconds, held.pop_all()
+    if too_long:
+        hours = min(too_long) / 3_600
+        print(f"{len(too_long)} not begun, they would not end in time; the shortest takes {hours:.1f} h")
 
 
 def jobs(units: Sequence[Unit], stack: int) -> Iterator[list[Unit]]:
@@ -91,16 +105,23 @@ def _is_left(unit: Unit, order: Order, found: ledger.Found) -> bool:
     return not unit.is_answered_by(found.results.get(unit.id)) and failures <= order.failures_allowed.get(unit.id, 0)
 
 
-def _fits(units: Sequence[Unit], order: Order, found: ledger.Found) -> bool:
-    """Whether there is time, as far as results of the same kind tell; what goes on another day always fits."""
-    if order.deadline is None or units[0].learner is not None:
-        return True
+def _is_too_late(order: Order, seconds: float = 0.0) -> bool:
+    """Whether there is a deadline, and what takes so long would end after it."""
+    return order.deadline is not None and time.time() + seconds >= order.deadline
+
+
+def _seconds_to_end(units: Sequence[Unit], order: Order, found: ledger.Found) -> float:
+    """How long the units are expected to take; 0 if they can go on another day, or nobody knows."""
     gpu = order.device.startswith("cuda")
-    return time.time() + sum(expected_seconds(unit, found, gpu=gpu) or 0.0 for unit in units) <= order.deadline
+    return sum(expected_seconds(unit, found, gpu=gpu) or 0.0 for unit in units if unit.learner is None)
 
 
 def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | None:
-    """From what the same algorithm took per update at this size of batches on a GPU, or on none; None if unknown."""
+    """From what the same algorithm took per update at this size of batches on a GPU, or on none.
+
+    Where there is no such result, what one core takes, though a GPU may be faster: a run without a budget will tell.
+    None if that was not measured either.
+    """
     identity = unit.identity
     alike = [line for line in found.results.values() if (line["machine"]["gpu"] is not None) == gpu]
     if unit.algorithm is None:
@@ -112,24 +133,75 @@ def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | N
         for line in alike
         if all(line["unit"].get(name) == identity[name] for name in ("algorithm", "batch_size"))
     ]
-    return median(rates) * identity["updates"] if rates else None
+    return median(rates) * identity["updates"] if rates else costs.measured_seconds(unit)
 
 
-def do(units: Sequence[Unit], order: Order) -> None:
-    """Train or judge; what fails is written down and the others go on."""
+def do(units: Sequence[Unit], order: Order, seconds: float) -> None:
+    """Train or judge; what fails is written down and the others go on.
+
+    Data are made, and read, of one unit after the other until the deadline, or so many seconds before it. What is not
+    being trained by then is left to another run, which finds these data in the cache.
+    """
     print(f"{time.strftime('%H:%M:%S')} {', '.join(unit.id for unit in units)}", flush=True)
     if units[0].algorithm is None:
         _attempt(units, order, lambda: [_judge(units[0])])
         return
-    if units[0].learner is None:
-        _attempt(units, order, lambda: [train_alone(Prepared(units[0]), order.device)])
-        return
     prepared: list[Prepared] = []
     for unit in units:
-        _attempt([unit], order, lambda unit=unit: prepared.append(Prepared(unit)))
-    if prepared:
-        ready = [each.unit for each in prepared]
-        _attempt(ready, order, lambda: train_stack(prepared, order.device, order.checkpoints, order.deadline))
+        if _is_too_late(order, seconds):
+            break
+        _attempt([unit], order, lambda unit=unit: prepared.append(_prepare(unit, order)))
+    with noted([checkpoint_of(each.unit, order.checkpoints) for each in prepared]):
+        runs = [] if units[0].learner is None else _read(prepared, order)
+        if _is_too_late(order, seconds):
+            print(f"time is up with the data of {len(prepared)} of {len(units)}; a later run trains them", flush=True)
+        elif units[0].learner is None:
+            _attempt(units, order, lambda: [train_alone(each, order.device) for each in prepared])
+        else:
+            _train(runs, order)
+
+
+def _prepare(unit: Unit, order: Order) -> Prepared:
+    """With its data, unless it has cost too many processes."""
+    check_survives(checkpoint_of(unit, order.checkpoints))
+    return Prepared(unit)
+
+
+def _read(prepared: Sequence[Prepared], order: Order) -> list[tuple[Prepared, Run]]:
+    """What each learns from."""
+    tables: dict[str, Table] = {}
+    runs: list[tuple[Prepared, Run]] = []
+    for each in prepared:
+        if _is_too_late(order):
+            break
+        _attempt([each.unit], order, lambda each=each: runs.append((each, each.run(tables))))
+    return runs
+
+
+def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:
+    """Train together; where memory does not suffice for that, either half by itself."""
+    left = {each.unit.id: (each, run) for each, run in runs}
+    is_short = False
+
+    def lines() -> Iterator[dict[str, Any]]:
+        nonlocal is_short
+        try:
+            for line in train_stack(runs, order.device, order.checkpoints, order.deadline):
+                del left[line["id"]]
+                yield line
+        except torch.OutOfMemoryError:
+            if len(runs) == 1:
+                raise
+            is_short = True
+
+    if runs:
+        gc.collect()  # the stack before this one, whose parts know each other
+        _attempt([each.unit for each, _ in runs], order, lines)
+    if is_short:
+        half = (len(left) + 1) // 2
+        print(f"out of memory: going on with {half} of {len(runs)} at once", flush=True)
+        _train(list(left.values())[:half], order)
+        _train(list(left.values())[half:], order)
 
 
 def _judge(unit: Unit) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import minari
 import pytest
 
-from benchmarks import datasets, ledger, quality, smoke, work
+from benchmarks import datasets, ledger, quality, smoke, training, work
 from benchmarks.tasks import ANTMAZE
 from benchmarks.training import Prepared
 from benchmarks.units import Unit
+from benchmarks.vectorised.tables import Table, read_table
 from gta_datasets.errors import DatasetError
 from tests.benches import HOPPER, lines, small_hopper, start, unit_of
 
@@ -104,6 +108,24 @@ def test_what_crashes_is_recorded_and_left_alone(
     assert "error" not in done
     assert start(tmp_path, *only, "--retry") == 0
     assert "1 done now, 1 before, 0 failed now, 0 before, 0 left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("why", ["unreadable", "no transitions"])
+def test_a_unit_whose_data_are_bad_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    def read(dataset: minari.MinariDataset, *scalers: Any) -> Table:
+        table = read_table(dataset, *scalers)
+        if why == "unreadable" and table.num_real < len(table.rows):
+            raise OSError("a damaged file")
+        return replace(table, rows=table.rows[: table.num_real])  # of what is generated, none
+
+    monkeypatch.setattr(training, "read_table", read)
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--method", "SynthER", "--stack", "2"]
+    assert start(tmp_path, *only) == 1
+    failed, done = lines(tmp_path)
+    assert failed["unit"]["settings"] == {"method": "synther"}
+    assert ("a damaged file" if why == "unreadable" else "needs generated data") in failed["error"]
+    assert done["unit"]["settings"] is None
+    assert done["runs_at_once"] == 1
 
 
 def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

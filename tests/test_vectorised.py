@@ -212,7 +212,7 @@ def test_what_cannot_be_stacked_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one run"):
         Stack([])
     with pytest.raises(ValueError, match=r"real_fraction=0.5 needs generated data"):
-        Stack([Run(table, 0, real_fraction=0.5)])
+        Run(table, 0, real_fraction=0.5)
     discrete = make_dataset("vectorised/discrete-v0", action_space=gymnasium.spaces.Discrete(3))
     with pytest.raises(ValueError, match="has actions Discrete"):
         read_table(discrete, to_d3rlpy(discrete).observation_scaler())

@@ -21,25 +21,26 @@ CHUNK = 100
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one run learns from."""
+    """What one run learns from.
+
+    Raises:
+        ConfigError: a share of real data that is not allowed or cannot be had, or a seed.
+    """
 
     table: Table
     seed: int
     real_fraction: float | None = None
     """Share of real data in every batch; None draws from all transitions alike."""
 
+    def __post_init__(self) -> None:
+        _mixture(self, 0)  # now, and not when others are trained with it
+
 
 class Draws:
-    """Batches of runs whose tables lie one after the other.
-
-    Raises:
-        ConfigError: a share of real data that is not allowed, or a seed.
-    """
+    """Batches of runs whose tables lie one after the other."""
 
     def __init__(self, runs: Sequence[Run], starts: Sequence[int], batch_size: int, device: torch.device) -> None:
         self._runs, self._starts, self._batch_size, self._device = runs, starts, batch_size, device
-        for run in runs:
-            _mixture(run, 0)
 
     def numbers(self, chunk: int) -> Tensor:
         """Rows of the batches of a chunk, (CHUNK, R, B)."""

@@ -35,7 +35,7 @@ class Stack:
         together: whether all runs take part in the same kernels; None leaves it to the device.
 
     Raises:
-        ConfigError: there are no runs, their shapes differ, or one asks for a mixture that is not possible.
+        ConfigError: there are no runs, or their shapes differ.
     """
 
     def __init__(
