@@ -11,6 +11,7 @@ import pytest
 
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.demo import make_demo_dataset
+from tests.settings_page import CONFIGS, PAGE, settings_page
 from tests.smoke import tiny
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,3 +44,12 @@ def test_the_examples_of_a_page_run(
 
 def test_every_adapter_has_a_page() -> None:
     assert {page.stem for page in PAGES} >= {"d3rlpy", "stable-baselines3", "decision-transformer", "torchrl"}
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    assert PAGE.read_text() == settings_page(), "python -m tests.settings_page writes it anew"
+
+
+def test_every_setting_has_a_meaning_on_its_page() -> None:
+    meanings = dict(re.findall(r"^\| `(\w+)` \| `[^|]*` \| (.*[a-z].*)\. \|$", PAGE.read_text(), re.MULTILINE))
+    assert set(meanings) == {name for config in CONFIGS.values() for name in config.keywords()}
