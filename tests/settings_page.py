@@ -48,7 +48,8 @@ You give a field by its name: `gta_datasets.augment(dataset, alpha=1.2)`, in a s
 shows its presets, the last one of the page what `task=...` sets.
 
 Noise levels are in standard deviations of the data. More on what the fields do is on the pages about the
-[methods](methods.md) and about [learning online](online.md).
+[methods](methods.md) and about [learning online](online.md); which of them train anew when they change, and which only
+generate anew, on that about the [cache](cache.md).
 
 <!-- `python -m tests.settings_page` writes this page from the comments in gta_datasets/config: change it there. -->
 """
