@@ -153,7 +153,8 @@ class GTAAugmentedDataset(MinariDataset):
 
         Args:
             workers: processes that generate; 1 is this one. What is not trained yet is trained in this one first. A
-                process that dies costs the shard it was making.
+                process that dies costs the shard it was making. A script has to call this below
+                `if __name__ == "__main__":` if it asks for more than one, because worker processes import it.
             backend: where other processes run: "process" on this machine, "ray" on the Ray cluster that this process
                 is connected to, or on one started for it. All machines have to see the cache and the source dataset.
 
