@@ -1,6 +1,6 @@
 """Bigger and better offline-RL datasets: generative trajectory augmentation for Minari.
 
-dataset = minari.load_dataset("mujoco/hopper/medium-v0")
+dataset = minari.load_dataset("mujoco/hopper/medium-v0", download=True)
 augmented = gta_datasets.augment(dataset)
 """
 

@@ -60,7 +60,8 @@ def augment(
             opens it. Episodes that are added to it later are not augmented.
         method: "gta", "s4rl" (recorded episodes with a little noise on the states), "synther" (single transitions made
             from noise), "diffstitch" (episodes of low return led over into ones of high return), or the configuration
-            of a method, which then replaces preset, task and overrides.
+            of a method, which then replaces preset, task and overrides: `GTAConfig().replace(alpha=1.2)` has the
+            defaults of all other fields, `augment(dataset, preset="cpu").config.replace(alpha=1.2)` a preset's.
         num_transitions: how many transitions to generate at least; as many as the source has by default.
         preset: "paper" (the paper's network, 1 M steps, 128 sampler steps), "fast" (the default on a GPU), "cpu" (the
             default without one: minutes on 2 cores), "demo" (a smaller "cpu"), "smoke" (seconds; for tests), or "auto".

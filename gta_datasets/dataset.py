@@ -54,6 +54,10 @@ class GTAAugmentedDataset(MinariDataset):
     Made by `gta_datasets.augment`. Constructing it does no work; the first look at its size reads the source, and the
     first generated episode trains the model and generates a shard, unless the cache has them. Its id is that of its
     source, as with filtered datasets of Minari; `export` gives it one of its own.
+
+    What Minari's `filter_episodes` gives is a plain `minari.MinariDataset` without the methods below. The functions
+    `to_d3rlpy`, `to_sb3`, `to_decision_transformer` and `to_torchrl` of `gta_datasets.adapters` take it all the same,
+    and know which of its episodes are generated.
     """
 
     def __init__(self, pipeline: Pipeline, *, include_source: bool = True) -> None:
@@ -153,7 +157,8 @@ class GTAAugmentedDataset(MinariDataset):
 
         Args:
             workers: processes that generate; 1 is this one. What is not trained yet is trained in this one first. A
-                process that dies costs the shard it was making.
+                process that dies costs the shard it was making. A script has to call this below
+                `if __name__ == "__main__":` if it asks for more than one, because worker processes import it.
             backend: where other processes run: "process" on this machine, "ray" on the Ray cluster that this process
                 is connected to, or on one started for it. All machines have to see the cache and the source dataset.
 
@@ -177,6 +182,15 @@ class GTAAugmentedDataset(MinariDataset):
             sample: transitions that are set into the simulator; only as many shards as they need are generated.
             novelty_sample: transitions whose nearest source point is searched.
             seed: of the samples.
+
+        Returns:
+            The same numbers for `generated` and for `source`, with more beside them; `print` shows a table.
+            `reward` (recorded) and `oracle_reward` (of the judge) are means per step in the environment's units.
+            `dynamics_mse`, `dynamics_median` and `dynamics_p99` are of the squared difference between the next state
+            and the judge's, in the source's standard deviations, averaged over the state's dimensions;
+            `bad_window_share`, in [0, 1], is of windows with a step above `threshold`. `novelty` is the mean distance
+            to the nearest point of the source, in its standard deviations. None stands for what could not be measured,
+            and `notes` says why.
 
         Raises:
             DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
@@ -244,25 +258,49 @@ class GTAAugmentedDataset(MinariDataset):
         return StandIn(self._pipeline.fitted_judge(), source.observations.shape[1], source.actions.shape[1])
 
     def to_d3rlpy(self, **options: Any) -> AugmentedReplayBuffer:
-        """A d3rlpy replay buffer for any algorithm's `fit()`; options as of `gta_datasets.adapters.to_d3rlpy`."""
+        """A d3rlpy replay buffer for any algorithm's `fit()`.
+
+        Args:
+            **options: those of `gta_datasets.adapters.to_d3rlpy`: `real_fraction`, `weights`, `return_to_go`,
+                `tuple_observation`, `seed`. Its errors are raised.
+        """
         from gta_datasets.adapters.d3rlpy import to_d3rlpy
 
         return to_d3rlpy(self, **options)
 
     def to_sb3(self, env: Any = None, **options: Any) -> ReplayBuffer:
-        """A Stable-Baselines3 replay buffer, filled; options as of `gta_datasets.adapters.to_sb3`."""
+        """A Stable-Baselines3 replay buffer that draws from all transitions of this dataset.
+
+        They stay in the dataset's own arrays; those of the buffer are empty until something is added online.
+
+        Args:
+            env: where the model goes on online; None for one environment with the dataset's spaces.
+            **options: those of `gta_datasets.adapters.to_sb3`: `real_fraction`, `weights`, `online_fraction`, `seed`,
+                `buffer_size`, `device`, `copy`. Its errors are raised.
+        """
         from gta_datasets.adapters.sb3 import to_sb3
 
         return to_sb3(self, env, **options)
 
     def to_decision_transformer(self, context_length: int = 20, **options: Any) -> SequenceDataset:
-        """A torch dataset of context windows; options as of `gta_datasets.adapters.to_decision_transformer`."""
+        """A torch dataset of context windows.
+
+        Args:
+            context_length: steps in a window.
+            **options: those of `gta_datasets.adapters.to_decision_transformer`: `return_to_go`, `return_scale`,
+                `normalize`. Its errors are raised.
+        """
         from gta_datasets.adapters.decision_transformer import to_decision_transformer
 
         return to_decision_transformer(self, context_length, **options)
 
     def to_torchrl(self, **options: Any) -> TensorDictReplayBuffer:
-        """A TorchRL replay buffer on memory-mapped data; options as of `gta_datasets.adapters.to_torchrl`."""
+        """A TorchRL replay buffer on memory-mapped data.
+
+        Args:
+            **options: those of `gta_datasets.adapters.to_torchrl`: `batch_size`, `real_fraction`, `weights`, `seed`,
+                `device`. Its errors are raised.
+        """
         from gta_datasets.adapters.torchrl import to_torchrl
 
         return to_torchrl(self, **options)

@@ -19,7 +19,7 @@ class TrajectoryConfig(Stage):
     """What is learned from the offline data."""
 
     lengths: tuple[int, ...] = (5, 15, 31)  # transitions of a trajectory, ascending; one model for each
-    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
+    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out
 
     def __post_init__(self) -> None:
         if isinstance(self.lengths, list):  # JSON has no tuples
@@ -38,10 +38,9 @@ class ImaginationConfig(SolverConfig):
     """How many trajectories are generated, and how."""
 
     rho: float = 0.5  # share of generated transitions
-    sampler_steps: int = 16  # noise levels; stochastic_heun: of the full schedule
-    loop_tolerance: float = (
-        0.5  # distance below which a state is one that was there before, in usual steps; 0: no loops
-    )
+    sampler_steps: int = 16
+    # Distance below which a state counts as one that was there before, in usual steps of the data; 0 for no pruning.
+    loop_tolerance: float = 0.5
     starts_per_batch: int = 8  # states that wait until trajectories are generated from all at once; the paper: 1
 
     def _check(self) -> None:
@@ -58,7 +57,7 @@ class AdaptationConfig(Stage):
     adapt_every: int = 5_000  # transitions of the environment between two adaptations; 0: no adaptation
     adapt_steps: int = 200  # training steps of an adaptation, of every model that is in use
     adapt_batch_size: int = 64  # windows per step
-    adapt_learning_rate: float = 3e-4
+    adapt_learning_rate: float = 3e-4  # the peak of an adaptation
     importance: Literal["td_error", "reward"] = "td_error"  # what makes a recorded window worth learning from
     subset_size: int = 2_000  # recorded windows that are learned from
     drop_share: float = 0.2  # of these, how many leave at random before new ones come
@@ -94,6 +93,6 @@ class ATraDiffConfig(StagedConfig):
     trajectories: TrajectoryConfig = TrajectoryConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
-    dynamics: DynamicsConfig = DynamicsConfig()  # of the models of lengths and terminations
+    dynamics: DynamicsConfig = DynamicsConfig()
     imagination: ImaginationConfig = ImaginationConfig()
     adaptation: AdaptationConfig = AdaptationConfig()

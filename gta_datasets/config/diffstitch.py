@@ -18,7 +18,7 @@ class StateConfig(Stage):
     """Which windows of states the model of states learns from."""
 
     horizon: int = 31  # transitions per window, and in the longest bridge; a window has one state more
-    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
+    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out and named in `skipped`
 
     def _check(self) -> None:
         require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
@@ -34,8 +34,8 @@ class StitchingConfig(SolverConfig):
     steps_after: int = 16  # recorded transitions after the longest bridge; more after a shorter one
     min_bridge: int = 2  # generated transitions, at least; at most the horizon
     candidates: int = 1_024  # targets that are considered for one start
-    sampler_steps: int = 16  # noise levels; stochastic_heun: of the full schedule
-    trajectories_per_shard: int = 256
+    sampler_steps: int = 16
+    trajectories_per_shard: int = 256  # trajectories in a file of the cache
     # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
     generate_batch_size: int = io_field(0)
 

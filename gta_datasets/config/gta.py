@@ -22,9 +22,8 @@ class SearchConfig(Stage):
     auto_windows: int = 256  # windows generated at every setting that is tried
     auto_error: float = 0.05  # dynamics error of a step, by the learned model, from which its window counts as bad
     auto_share: float = 0.1  # largest share of bad windows that a setting may have beyond the source's own
-    auto_steps: int = (
-        0  # `sampler_steps` are doubled, up to this, while too many windows are bad and it helps; 0: never
-    )
+    # `sampler_steps` are doubled, up to this, while too many windows are bad and it helps; 0 for never.
+    auto_steps: int = 0
 
     def _check(self) -> None:
         require(self.auto_windows >= 1, "auto_windows", self.auto_windows, "at least 1")
@@ -42,7 +41,7 @@ class FlowConfig(Stage):
     flow_noise: bool = True  # noise is added again between two jumps
     flow_guidance: float = 3.0  # guidance scale of what is distilled
     flow_levels: int = 10  # noise levels of the solver that the flow map learns from
-    distill_steps: int = 2_000
+    distill_steps: int = 2_000  # updates of the flow map
     distill_batch_size: int = 128  # windows per step
     distill_rate: float = 1e-3  # learning rate
 

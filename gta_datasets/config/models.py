@@ -24,12 +24,12 @@ class QualificationConfig(Stage):
 
 @dataclass(frozen=True)
 class DynamicsConfig(Stage):
-    """The learned model of the dynamics, which `qualify` needs."""
+    """The small models that are learned beside a method's own: of dynamics, rewards, actions, lengths and endings."""
 
     dynamics_members: int = 3  # networks in the ensemble
-    dynamics_width: int = 256
+    dynamics_width: int = 256  # channels
     dynamics_depth: int = 2  # residual layers
-    dynamics_steps: int = 4_000
+    dynamics_steps: int = 4_000  # updates
     dynamics_batch_size: int = 256  # transitions per step and network
 
     def _check(self) -> None:

@@ -15,7 +15,7 @@ __all__ = ["NoiseConfig", "ReadingConfig", "S4RLConfig"]
 class ReadingConfig(Stage):
     """Which episodes of the source are used."""
 
-    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
+    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out and named in `skipped`
 
     def _check(self) -> None:
         require_choice("invalid", self.invalid, ("error", "drop"))
@@ -26,7 +26,7 @@ class NoiseConfig(Stage):
     """How states are perturbed."""
 
     noise: float = 3e-4  # standard deviation, in standard deviations of the source's states
-    transitions_per_shard: int = 16_384  # about; a shard holds whole episodes
+    transitions_per_shard: int = 16_384  # about how many transitions are made at once; episodes stay whole
 
     def _check(self) -> None:
         require(self.noise >= 0, "noise", self.noise, "a number of at least 0")

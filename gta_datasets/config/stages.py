@@ -25,10 +25,12 @@ class DataConfig(Stage):
     horizon: int = 31  # transitions per window; a window has one row more
     discount: float = 0.99  # gamma of the return-to-go
     terminal_penalty: float = 100.0  # subtracted from terminal rewards before returns are computed
-    short_episodes: Literal["pad", "skip"] = "pad"  # episodes of fewer than `horizon` transitions
-    invalid: Literal["error", "drop"] = "error"  # episodes with values that are not finite
-    # GTA section 4.1. Sparse: an episode succeeds by any positive reward above the lowest one, or where none is
-    # positive, as with -1 and 0, by any above the lowest.
+    # Episodes of fewer than `horizon` transitions: windows filled up, or nothing made from them, as `skipped` says.
+    short_episodes: Literal["pad", "skip"] = "pad"
+    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out and named in `skipped`
+    # How often a window is trained on (GTA section 4.1): all alike, those of high returns more often, or those of
+    # successful episodes. An episode succeeds by any positive reward above the lowest one, or where none is positive,
+    # as with -1 and 0, by any above the lowest.
     reweighting: Literal["none", "dense", "sparse"] = "none"
     bins: int = 50  # dense: bins of the return histogram
     smoothing: float = 0.001  # dense: k, the share of windows below which a bin is drawn less
@@ -52,9 +54,9 @@ class DataConfig(Stage):
 class NetworkConfig(Stage):
     """The denoiser's network."""
 
-    network: Literal["temporal_mixer", "mixer_unet"] = "temporal_mixer"
+    network: Literal["temporal_mixer", "mixer_unet"] = "temporal_mixer"  # a compact one, or the GTA paper's
     width: int = 0  # channels of a row, or of the first resolution of mixer_unet; 0 for the network's own (256, 16)
-    depth: int = 6  # blocks (temporal_mixer only)
+    depth: int = 6  # blocks, of temporal_mixer only
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of matrix products, in training and in sampling
 
     def _check(self) -> None:
@@ -70,16 +72,16 @@ class NetworkConfig(Stage):
 class TrainingConfig(Stage):
     """How the denoiser is trained."""
 
-    training_steps: int = 100_000
+    training_steps: int = 100_000  # updates of the network
     train_batch_size: int = 256  # windows per step
-    learning_rate: float = 3e-3
-    warmup_steps: int = 500
-    ema_decay: float = 0.999
-    gradient_clip: float = 1.0  # global norm
-    log_sigma_mean: float = -1.2  # P_mean of EDM: mean of ln sigma
-    log_sigma_std: float = 1.2  # P_std of EDM: standard deviation of ln sigma
-    optimizer: Literal["adam", "muon"] = "muon"  # muon: for the matrices of the temporal mixer's blocks only
-    checkpoint_seconds: float = io_field(60.0)  # time between two checkpoints
+    learning_rate: float = 3e-3  # its peak; from there it falls to a hundredth along half a cosine
+    warmup_steps: int = 500  # steps in which the learning rate rises to its peak
+    ema_decay: float = 0.999  # of the moving average of the weights, which is what generates
+    gradient_clip: float = 1.0  # largest norm of all gradients together
+    log_sigma_mean: float = -1.2  # P_mean of EDM: mean logarithm of the noise levels that are trained on
+    log_sigma_std: float = 1.2  # P_std of EDM: its standard deviation
+    optimizer: Literal["adam", "muon"] = "muon"  # Muon: for the matrices of blocks alone, of which mixer_unet has none
+    checkpoint_seconds: float = io_field(60.0)  # time between two checkpoints, from which training is resumed
 
     def _check(self) -> None:
         require(self.training_steps >= 1, "training_steps", self.training_steps, "at least 1")
@@ -108,11 +110,13 @@ class ConditionalTrainingConfig(TrainingConfig):
 class SolverConfig(Stage):
     """How noise is taken away."""
 
+    # DPM-Solver++(2M) with noise added at every step or without any; EDM's sampler without noise or, as in the papers,
+    # with it.
     sampler: Literal["dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"] = "dpm_2m_sde"
-    sampler_steps: int = 32  # noise levels from the start down; stochastic_heun: of the full schedule
+    sampler_steps: int = 32  # noise levels from the start down; for stochastic_heun, of the full schedule
     sigma_end: float = 0.02  # last noise level before 0; at most an eighth of the highest
-    eta: float = 5.0  # stochasticity of dpm_2m_sde
-    churn: float = 80.0  # S_churn of stochastic_heun
+    eta: float = 5.0  # how much noise dpm_2m_sde adds; more makes it forget the errors of earlier steps
+    churn: float = 80.0  # S_churn of stochastic_heun: how much noise it adds
     churn_min: float = 0.05  # S_tmin: lowest noise level at which it adds noise
     churn_max: float = 50.0  # S_tmax: highest noise level at which it adds noise
     churn_noise: float = 1.003  # S_noise: standard deviation of the noise it adds
@@ -131,7 +135,7 @@ class SamplingConfig(SolverConfig):
 
     sampler_steps: int = 16
     sigma_end: float = 0.1
-    eta: float = 20.0  # noise enough to forget the errors of earlier steps
+    eta: float = 20.0
     # Exploration level: share of the 128-step noise schedule that is undone.
     mu: float | Literal["auto"] = auto_field(0.5)
     # Exploitation level: amplification of the return.
@@ -144,7 +148,7 @@ class SamplingConfig(SolverConfig):
     guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
     compile: bool = False  # networks by torch.compile, which rounds otherwise; pays for large datasets only
-    windows_per_shard: int = 1_024
+    windows_per_shard: int = 1_024  # windows in a file of the cache
     # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
     generate_batch_size: int = io_field(0)
 

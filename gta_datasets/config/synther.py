@@ -31,8 +31,8 @@ class TransitionNetworkConfig(Stage):
 class TransitionSamplingConfig(SolverConfig):
     """How transitions are made from noise."""
 
-    sampler_steps: int = 64  # noise levels
-    transitions_per_shard: int = 16_384
+    sampler_steps: int = 64
+    transitions_per_shard: int = 16_384  # transitions in a file of the cache
     generate_batch_size: int = io_field(4_096)  # transitions per network evaluation, in blocks of 32
 
     def _check(self) -> None:

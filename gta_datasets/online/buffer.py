@@ -114,6 +114,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
                 more than one environment, or trajectories longer than every episode.
             UnsupportedSpaceError: images, or another space without a float form.
             DatasetError: there is no such dataset, or it breaks Minari's contract.
+            DivergenceError: training diverged.
             CacheError: the cache cannot be read or written.
         """
         device = torch_device(device)
