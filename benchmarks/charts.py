@@ -63,13 +63,13 @@ def draw_ends(axes: Axes, found: Mapping[str, Sequence[float]]) -> None:
 
 
 def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure | None:
-    """Share of all runs that end above a score."""
-    tasks = _measured(experiment, algorithm, runs)
-    if not tasks:
+    """Share of the runs that end above a score, on the datasets that all methods with any run have in common."""
+    names = _names(experiment, algorithm, runs)
+    tasks = [task for task in experiment.tasks if all(runs.get((algorithm, task.name, name)) for name in names)]
+    if not names or not tasks:
         return None
     scores = {
-        name: [score(line, task) for task in tasks for line in runs.get((algorithm, task.name, name), [])]
-        for name in _names(experiment, algorithm, runs)
+        name: [score(line, task) for task in tasks for line in runs[algorithm, task.name, name]] for name in names
     }
     every = np.concatenate(list(scores.values()))
     margin = 0.05 * float(np.ptp(every)) or 1.0

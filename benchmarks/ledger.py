@@ -40,9 +40,9 @@ def read_all(results: Path) -> Found:
     """What was measured so far, by whichever command."""
     found = Found({}, {}, [])
     for name in (POLICIES, RUNS, JUDGED):  # failures of judged data are among the runs
-        lines, problems = record.read(results / name)
+        lines, problems = record.read(results / name, _of_policies if name == POLICIES else _checked)
         found.problems.extend(problems)
-        for line in map(_of_policies, lines) if name == POLICIES else lines:
+        for line in lines:
             key = unit_id(line["unit"])
             if "error" in line:
                 found.failures.setdefault(key, []).append(line)
@@ -52,9 +52,20 @@ def read_all(results: Path) -> Found:
     return found
 
 
+def _checked(line: Line) -> Line:
+    """The line, if it has a result or an error; KeyError, TypeError or ValueError if not."""
+    if "quality" in line:
+        line["quality"]["generated"].keys()
+    elif "error" not in line:
+        for update, score in line["returns"].items():
+            float(int(update) + score["mean"])
+        max(line["returns"])
+    return line
+
+
 def _of_policies(line: Line) -> Line:
     """A line of `benchmarks.policies` as one of ours; another engine than the runner's makes it no unit of a table."""
-    unit, stacked = line["unit"], line["unit"]["engine"] == "vectorised"
+    unit, stacked = _checked(line)["unit"], line["unit"]["engine"] == "vectorised"
     settings = policies.VARIANTS.get(unit["variant"], {"unknown variant": unit["variant"]})
     generated = settings is not None
     identity = {

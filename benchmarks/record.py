@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,17 @@ def read_lines(ledger: Path) -> list[Line]:
     return lines
 
 
-def read(ledger: Path) -> tuple[list[Line], list[str]]:
-    """The sound lines, and a sentence about every other."""
+def read(ledger: Path, parse: Callable[[Line], Line] = lambda line: line) -> tuple[list[Line], list[str]]:
+    """The sound lines as `parse` makes them, and a sentence about every other, those among them that it cannot read."""
     lines, problems = [], []
-    for number, text in enumerate(ledger.read_text().splitlines() if ledger.exists() else [], start=1):
+    for number, text in enumerate(ledger.read_bytes().splitlines() if ledger.exists() else [], start=1):
         try:
             line = json.loads(text)
-            if not isinstance(line["unit"], dict) or not {"dataset", "seed"} <= line["unit"].keys():
-                raise KeyError("unit")
-        except (ValueError, KeyError, TypeError) as error:
+            unit = line["unit"]
+            if not isinstance(unit["dataset"], str) or type(unit["seed"]) is not int:
+                raise TypeError("unit")
+            line = parse(line)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{ledger}, line {number} is no result ({type(error).__name__}: {error}); it is left out")
         else:
             lines.append(line)

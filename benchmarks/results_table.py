@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -22,6 +22,7 @@ Runs = dict[tuple[str | None, str, str], list[Line]]
 """Lines by algorithm, task and method, in the order of seeds."""
 
 NOVELTY = METRICS["novelty_state_action"]
+EVERY = "mean of all"
 VERSIONS = ("gta-datasets", "torch", "d3rlpy", "gymnasium", "mujoco", "minari")
 
 
@@ -57,19 +58,23 @@ def runs_of(experiment: Experiment, scale: Scale, results: dict[str, Line]) -> R
 
 
 def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iterable[str]) -> Grid:
-    """Scores of policies: a row per algorithm and dataset, a column per method and per test of GTA."""
-    hero = next((method for method in experiment.methods if method.name.startswith("GTA")), None)
+    """Scores of policies: a row per algorithm and dataset, a column per method and per test of the one that counts."""
+    hero = next((method for method in experiment.methods if method.name == experiment.tested), None)
     others = [method for method in experiment.methods if hero is not None and method is not hero]
     rows = []
     for algorithm in experiment.algorithms:
         found = {
-            (task.name, method.name): [score(line, task) for line in runs.get((algorithm, task.name, method.name), [])]
+            (task.name, method.name): {
+                line["unit"]["seed"]: score(line, task) for line in runs.get((algorithm, task.name, method.name), [])
+            }
             for task in experiment.tasks
             for method in experiment.methods
         }
-        for names in [(task.name,) for task in experiment.tasks] + _whole(experiment, found):
-            samples = {method.name: [found[name, method.name] for name in names] for method in experiment.methods}
-            label = names[0] if len(names) == 1 else f"all {len(names)} of these that every method has"
+        for names, label in [((task.name,), task.name) for task in experiment.tasks] + _together(experiment, found):
+            samples = {
+                method.name: _of_common_seeds([found[name, method.name] for name in names])
+                for method in experiment.methods
+            }
             shown = names[0] if len(names) == 1 else "average" if len(names) == len(experiment.tasks) else None
             cells = [
                 _cell(samples[each.name], _paper(experiment, algorithm, each, shown, "d4rl_score"))
@@ -77,6 +82,11 @@ def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iter
             ]
             cells += [_test(samples[hero.name], samples[other.name]) for other in others if hero is not None]
             rows.append(Row(label, algorithm, cells))
+        averages = [
+            _paper_part(_paper(experiment, algorithm, each, "average", "d4rl_score"), 1) for each in experiment.methods
+        ]
+        if any(averages) and rows[-1].label != EVERY:
+            rows.append(Row(EVERY, algorithm, averages + [()] * len(others)))
     columns = [method.name for method in experiment.methods]
     columns += [f"p: {hero.name} against {other.name}" for other in others if hero is not None]
     return _grid(experiment, scale, runs, failures, columns, rows)
@@ -114,11 +124,21 @@ def score(line: Line, task: Task) -> float:
     return float(100 * (line["returns"][last]["mean"] - low) / (high - low))
 
 
-def _whole(experiment: Experiment, found: dict[tuple[str, str], list[float]]) -> list[tuple[str, ...]]:
-    """The datasets that every method with any result has results for, if there are several."""
+def _together(
+    experiment: Experiment, found: Mapping[tuple[str, str], Mapping[int, float]]
+) -> list[tuple[tuple[str, ...], str]]:
+    """The datasets on which all methods with any run have some, if there are several of both, and what to call them."""
     methods = {method for (_, method), scores in found.items() if scores}
     names = tuple(task.name for task in experiment.tasks if all(found[task.name, method] for method in methods))
-    return [names] if methods and len(names) > 1 else []
+    if len(methods) < 2 or len(names) < 2:
+        return []
+    return [(names, EVERY if len(names) == len(experiment.tasks) else f"mean of {' and '.join(names)}")]
+
+
+def _of_common_seeds(scores: Sequence[Mapping[int, float]]) -> list[list[float]]:
+    """Scores of the seeds that all datasets have, in their order, by dataset."""
+    seeds = sorted(set.intersection(*map(set, scores)))
+    return [[each[seed] for seed in seeds] for each in scores]
 
 
 def _cell(samples: list[list[float]], paper: tuple[float, float | None] | None) -> tuple[str, ...]:
@@ -159,7 +179,7 @@ def mixtures(lines: Sequence[Line]) -> list[str]:
     """A sentence for everything in which the lines of one table differ and should not."""
     seen: dict[str, Counter[str]] = {}
     for line in lines:
-        facts = {name: line["versions"].get(name) for name in VERSIONS}
+        facts = {name: line.get("versions", {}).get(name) for name in VERSIONS}
         facts["trainer"] = line.get("trainer")
         facts[f"environment of {line['unit']['dataset']}"] = line.get("environment")
         facts["machine"] = line.get("machine", {}).get("gpu") or "no GPU"

@@ -28,7 +28,7 @@ class Summary(NamedTuple):
 
 
 def summarise(samples: Sequence[Sequence[float]]) -> Summary:
-    """Of the scores of all seeds, by dataset.
+    """Of the scores of the same seeds on every dataset.
 
     The bootstrap draws seeds within each dataset (Agarwal et al. 2021, "Deep RL at the edge of the statistical
     precipice").
@@ -56,7 +56,8 @@ def summarise(samples: Sequence[Sequence[float]]) -> Summary:
 def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float | None:
     """Two-sided p-value that both have the same mean, without assuming equal spreads.
 
-    With several datasets a seed counts with its mean over them. None where there are too few seeds or no spread.
+    Both are scores of seeds by dataset, the same seeds on each; a seed counts with its mean over them. None where there
+    are too few seeds or no spread.
     """
     first, second = _by_seed(ours), _by_seed(theirs)
     if min(len(first), len(second)) < 2 or first.std() + second.std() == 0:
@@ -86,6 +87,5 @@ def _interquartile_mean(*samples: NDArray[np.float64], axis: int) -> NDArray[np.
 
 
 def _by_seed(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Mean over datasets of the seeds that all of them have."""
-    seeds = min(map(len, samples), default=0)
-    return np.array([sample[:seeds] for sample in samples], np.float64).reshape(len(samples), seeds).mean(axis=0)
+    """Mean over datasets, by seed."""
+    return np.asarray(samples, np.float64).mean(axis=0)

@@ -16,7 +16,7 @@ from benchmarks import ledger, record
 from benchmarks.charts import distributions, learning_curves
 from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment, Scale
 from benchmarks.ledger import Found
-from benchmarks.results_table import Grid, Runs, policy_grid, quality_grid, runs_of
+from benchmarks.results_table import Grid, Row, Runs, policy_grid, quality_grid, runs_of
 from benchmarks.units import units_of
 from gta_datasets.page import Line, Picture, write_page
 
@@ -26,8 +26,11 @@ HOW = (
     "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert). Mean and standard "
     "deviation over seeds of the policy; what they learn from is generated once. IQM is the mean of the middle half of "
     "five runs or more, with a 95 % bootstrap interval that draws seeds within datasets; p is of Welch's two-sided "
-    "test, and says nothing of how data differ that are generated anew. 'paper' is the GTA paper's number on D4RL's "
-    "dataset of the same name."
+    "test, not corrected for the number of tests, and says nothing of how data differ that are generated anew. A mean "
+    "over datasets is of the seeds that all of them have. 'paper' is the GTA paper's number on D4RL's dataset of the "
+    "same name. Ours are roll-outs of this project's SAC policies in Gymnasium's v5 environments (sizes: "
+    "`results/datasets.json`), scored by D4RL's references of the v2 ones: compare columns of a row, not ours with the "
+    "paper's."
 )
 
 
@@ -82,9 +85,20 @@ def _state(grid: Grid) -> str:
 
 
 def _markdown(grid: Grid) -> str:
-    rows = [["", "", *grid.columns], ["---", "---", *["---:"] * len(grid.columns)]]
-    rows += [[row.label, row.meaning, *("<br>".join(cell) or "-" for cell in row.cells)] for row in grid.rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    """A table for every algorithm, or one of all metrics; tests that there are none of yet are left out."""
+    algorithms = [[row for row in grid.rows if row.meaning == name] for name in grid.experiment.algorithms]
+    return "\n\n".join(_table(grid.columns, rows) for rows in algorithms or [grid.rows])
+
+
+def _table(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    shown = [
+        place
+        for place, name in enumerate(columns)
+        if not name.startswith("p: ") or any(row.cells[place] for row in rows)
+    ]
+    lines = [["", "", *(columns[place] for place in shown)], ["---", "---", *["---:"] * len(shown)]]
+    lines += [[row.label, row.meaning, *("<br>".join(row.cells[place]) or "-" for place in shown)] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _page(path: Path, grid: Grid, runs: Runs, scale: Scale) -> None:
@@ -107,11 +121,13 @@ def _pictures(path: Path, experiment: Experiment, runs: Runs) -> Iterator[Pictur
     """For the page; the learning curves also as a file beside it."""
     for algorithm in experiment.algorithms:
         curves, shares = learning_curves(experiment, algorithm, runs), distributions(experiment, algorithm, runs)
-        if curves is not None and shares is not None:
+        if curves is not None:
             curves.savefig(path.with_name(f"{path.stem}-{algorithm}.png"), dpi=120)
             caption = "Mean over seeds of the return of an evaluation; the band is a standard deviation between seeds."
             yield Picture(f"{algorithm}: learning curves", curves, caption)
-            yield Picture(f"{algorithm}: distribution of scores", shares, "Share of all runs that end above a score.")
+        if shares is not None:
+            caption = "Share of the runs that end above a score, on the datasets that all of these methods have."
+            yield Picture(f"{algorithm}: distribution of scores", shares, caption)
 
 
 def _strangers(found: Found, scale: Scale) -> list[str]:

@@ -29,6 +29,46 @@ def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.Cap
     assert len(found) == len(problems) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"returns": {}},
+        {"returns": None},
+        {"returns": {"9": {"std": 1.0}}},
+        {"returns": {"soon": {"mean": 1.0}}},
+        {"unit": {"dataset": 7, "seed": 0}},
+        {"unit": {"dataset": HOPPER}},
+        {"unit": None},
+        {"quality": {}},
+    ],
+)
+def test_a_line_without_a_result_is_named(tmp_path: Path, change: dict[str, object]) -> None:
+    sound = {"unit": {"dataset": HOPPER, "seed": 0}, "returns": {"9": {"mean": 1.0, "std": 0.0}}}
+    both = [json.dumps(sound), json.dumps(sound | change)]
+    (tmp_path / ledger.RUNS).write_text("\n".join(both) + "\n")
+    found = ledger.read_all(tmp_path)
+    assert len(found.results) == 1
+    (problem,) = found.problems
+    assert f"{ledger.RUNS}, line 2 is no result" in problem
+
+
+def test_bytes_that_are_no_text_and_lines_without_an_engine_are_named(tmp_path: Path) -> None:
+    (tmp_path / ledger.RUNS).write_bytes(b'{"unit": {"dataset": "\xff", "seed": 0}, "returns": {"9": {"mean": 1}}}\n')
+    unit = {"dataset": HOPPER, "seed": 0, "variant": "gta"}
+    (tmp_path / ledger.POLICIES).write_text(json.dumps({"unit": unit, "returns": {"9": {"mean": 1.0}}}))
+    found = ledger.read_all(tmp_path)
+    assert found.results == {}
+    assert ["UnicodeDecodeError" in text or "KeyError: 'engine'" in text for text in found.problems] == [True, True]
+
+
+def test_every_committed_line_is_sound() -> None:
+    found = ledger.read_all(record.RESULTS)
+    assert found.problems == []
+    others = [path for path in record.RESULTS.glob("*.jsonl") if record.read(path)[1]]
+    assert others == []
+    assert len(found.results) > 100
+
+
 def test_a_run_of_the_policies_benchmark_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unit = {
         "dataset": "sim/walker2d/medium-v0", "engine": "vectorised", "preset": "cpu", "num_transitions": 200_000,
@@ -89,7 +129,10 @@ def test_a_run_by_another_engine_stands_beside_that_of_the_stack(tmp_path: Path)
         "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "source", "seed": 0,
     }  # fmt: skip
     (tmp_path / ledger.POLICIES).write_text(
-        "".join(json.dumps({"unit": unit | {"engine": engine}}) + "\n" for engine in ("vectorised", "d3rlpy"))
+        "".join(
+            json.dumps({"unit": unit | {"engine": engine}, "returns": {"9": {"mean": 1.0}}}) + "\n"
+            for engine in ("vectorised", "d3rlpy")
+        )
     )
     found = ledger.read_all(tmp_path)
     assert [line["trainer"] for line in found.results.values()] == ["stack", "d3rlpy"]
@@ -110,7 +153,7 @@ def test_what_failed_once_is_done_again_with_other_defaults(tmp_path: Path) -> N
 
 def test_judged_data_that_failed_once_are_no_failure_any_more(tmp_path: Path) -> None:
     unit = {"dataset": HOPPER, "seed": 0}
-    for name, found in ((ledger.RUNS, {"error": "out of luck"}), (ledger.JUDGED, {"quality": {}})):
+    for name, found in ((ledger.RUNS, {"error": "out of luck"}), (ledger.JUDGED, {"quality": {"generated": {}}})):
         (tmp_path / name).write_text(json.dumps({"unit": unit, **found}) + "\n")
     found = ledger.read_all(tmp_path)
     assert len(found.results) == 1

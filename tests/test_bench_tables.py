@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import ledger, tables
-from benchmarks.charts import learning_curves
+from benchmarks.charts import distributions, learning_curves
 from benchmarks.experiments import EXPERIMENTS, SCALES
 from benchmarks.results_table import mixtures, score
 from benchmarks.statistics import share_above, summarise, welch
@@ -123,13 +123,63 @@ def test_ours_stands_beside_the_papers(tmp_path: Path) -> None:
     assert cells["S4RL"] == "paper 48.7 ± 0.3"
     expected = stats.ttest_ind(points["GTA"], points["None"], equal_var=False).pvalue
     assert cells["p: GTA against None"] == f"{expected:.3f}"
-    assert cells["p: GTA against S4RL"] == "-"
-    together = row(text, "all 2 of these that every method has")
+    assert "p: GTA against S4RL" not in cells, "there is nothing to test"
+    together = row(text, "mean of halfcheetah-medium-v2 and halfcheetah-medium-replay-v2")
     assert together["GTA"].startswith("52.0 ± 2.6 (6 runs)<br>IQM 51.8 [")
+    assert row(text, "mean of all")["GTA"] == "paper 84.6 ± 2.2"
     total = len(list(units_of([EXPERIMENTS["1-gym"]], SCALES["cpu"])))
     assert f"{total - 12} of {total} units are missing." in text
     assert "paper 61.0 ± 0.7" in next(each for each in text.splitlines() if "halfcheetah-medium-v2 | MCQ" in each)
     assert "Mixed" not in text
+
+
+def test_a_mean_over_datasets_is_of_the_seeds_that_all_have(tmp_path: Path) -> None:
+    lost = {("halfcheetah-medium-v2", "GTA", 0), ("halfcheetah-medium-replay-v2", "GTA", 2)}
+    units = [
+        unit
+        for unit in gym_units("None", "GTA", datasets=2)
+        if (unit.task.name, unit.method.name, unit.seed) not in lost
+    ]
+    write(tmp_path, [line(unit, 40 + 10 * unit.seed) for unit in units])
+    text = render(tmp_path, "--table", "1")
+    together = row(text, "mean of halfcheetah-medium-v2 and halfcheetah-medium-replay-v2")
+    assert together["GTA"] == "50.0 (2 runs)", "both have seed 1 alone"
+    assert together["None"].startswith("50.0 ± 10.0 (6 runs)")
+    assert row(text, "halfcheetah-medium-v2")["GTA"].startswith("55.0 ± 7.1 (2 runs)")
+
+
+def test_one_method_alone_has_no_mean_over_datasets(tmp_path: Path) -> None:
+    write(tmp_path, [line(unit, 40) for unit in gym_units("None", datasets=2)])
+    assert "mean of halfcheetah" not in render(tmp_path, "--table", "1")
+
+
+def test_the_method_that_is_tested_is_named_by_the_table(tmp_path: Path) -> None:
+    units = [
+        unit
+        for unit in units_of([EXPERIMENTS["5"]], SCALES["cpu"])
+        if unit.task == GYM[0] and unit.method.name != "SynthER"
+    ]
+    write(tmp_path, [line(unit, 40 + unit.seed + 9 * unit.method.name.startswith("mu")) for unit in units])
+    cells = row(render(tmp_path, "--table", "5"), "halfcheetah-medium-v2", "5")
+    assert cells["p: mu=0.5 alpha=1.3 against None"] == "< 0.001"
+    for experiment in EXPERIMENTS.values():
+        names = {method.name for method in experiment.methods}
+        assert experiment.tested in names | {"GTA"}, experiment.name
+
+
+def test_distributions_are_of_the_same_datasets() -> None:
+    units = gym_units("None", "GTA", datasets=2)
+    runs: dict[Any, list[dict[str, Any]]] = {}
+    for unit in units:
+        if unit.method.name == "None" or unit.task == GYM[0]:
+            runs.setdefault(("TD3BC", unit.task.name, unit.method.name), []).append(line(unit, 40 + 20 * unit.seed))
+    runs["TD3BC", GYM[1].name, "None"] = [line(unit, -900) for unit in units[:3]]
+    figure = distributions(EXPERIMENTS["1-gym"], "TD3BC", runs)
+    assert figure is not None
+    first, second = figure.axes[0].get_lines()
+    np.testing.assert_array_equal(first.get_ydata(), second.get_ydata())
+    assert first.get_xdata().min() > 0
+    assert distributions(EXPERIMENTS["1-gym"], "TD3BC", {key: runs[key] for key in list(runs)[:0]}) is None
 
 
 def test_without_lines_there_are_no_numbers(tmp_path: Path) -> None:
