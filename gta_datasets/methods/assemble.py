@@ -119,9 +119,5 @@ def check_finite(name: str, values: NDArray[np.floating[Any]], *, remedy: str) -
 def _observations(rows: NDArray[np.float32], windows: Windows, source: Source, columns: Columns) -> NDArray[np.float64]:
     """Flat observations (rows, obs_dim); what is constant within an episode comes from the source window."""
     episodes = source.episodes
-    values = np.repeat(
-        episodes.observations[episodes.observation_offsets[windows.episode]], windows.length + 1, axis=0
-    ).astype(np.float64)
-    moving = ~columns.static
-    values[:, moving] = columns.observation.select(moving).inverse(rows[:, : columns.num_observed])
-    return values
+    first = episodes.observations[episodes.observation_offsets[windows.episode]]
+    return columns.with_states(np.repeat(first, windows.length + 1, axis=0), rows[:, : columns.num_observed])

@@ -52,9 +52,8 @@ class Assembly:
         columns, step = self._columns, np.arange(rows.shape[1])
         observed, acted = step <= lengths[:, None], step < lengths[:, None]
         split = columns.num_observed + columns.num_actions
-        states = np.repeat(observations, lengths + 1, axis=0).astype(np.float64)
-        moving = ~columns.static
-        states[:, moving] = columns.observation.select(moving).inverse(rows[observed][:, : columns.num_observed])
+        repeated = np.repeat(observations, lengths + 1, axis=0)
+        states = columns.with_states(repeated, rows[observed][:, : columns.num_observed])
         firsts = np.cumsum(lengths + 1) - (lengths + 1)
         states[firsts] = observations  # normalising and back costs digits
         return valid_episodes(
@@ -70,7 +69,7 @@ class Assembly:
     def transitions(self, episodes: Episodes, steps: NDArray[np.float64]) -> Imagined:
         """The transitions of episodes of which `steps` (B,) are wanted; the one that ends the task always stays."""
         tolerance = self._loop_tolerance * self._usual_step
-        states = self._states(episodes.observations)
+        states = self._columns.states(episodes.observations)
         kept = []
         for number, (begin, end) in enumerate(zip(episodes.offsets[:-1], episodes.offsets[1:], strict=True)):
             ended = int(episodes.terminations[end - 1])
@@ -90,14 +89,9 @@ class Assembly:
             episodes.terminations[places],
         )
 
-    def _states(self, observations: FloatArray) -> NDArray[np.float32]:
-        """What varies within episodes, normalised, (n, S)."""
-        moving = ~self._columns.static
-        return self._columns.observation.select(moving).forward(observations[:, moving])
-
     @cached_property
     def _usual_step(self) -> float:
         """Median distance between a normalised state and the next one, in the source."""
         episodes = self._source.episodes
-        states, rows = self._states(episodes.observations), episodes.transition_rows
+        states, rows = self._columns.states(episodes.observations), episodes.transition_rows
         return float(np.median(np.linalg.norm(states[rows + 1] - states[rows], axis=1)))

@@ -171,8 +171,7 @@ class Diffuser:
         offline: bool,
     ) -> Imagined:
         """As `imagine`, of one model."""
-        columns, moving = self._columns, ~self._columns.static
-        statistics = columns.observation
+        columns = self._columns
         noise = normal_numbers(
             (len(observations), length + 1, columns.num_generated),
             seed=self._seed,
@@ -180,12 +179,7 @@ class Diffuser:
             number=number,
             device=self._device,
         )
-        rows = model.generate(
-            statistics.select(moving).forward(observations[:, moving]),
-            statistics.select(columns.context).forward(observations[:, columns.context]),
-            noise,
-            offline=offline,
-        )
+        rows = model.generate(columns.states(observations), columns.context_of(observations), noise, offline=offline)
         whole = np.full(len(observations), length)
         episodes = self._assembly.episodes(rows, observations, whole, np.zeros(len(whole), np.bool_))
         chances = numpy_generator(self._seed, f"endings {length}/{offline}", number).random((len(whole), length))
