@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.bank import Columns
-from gta_datasets.data.episodes import Episodes, FloatArray
+from gta_datasets.data.episodes import Episodes, FloatArray, offsets_of
 from gta_datasets.data.reading import Source
-from gta_datasets.methods.assemble import valid_episodes
+from gta_datasets.methods.assemble import decoded, valid_episodes
 from gta_datasets.online.pruning import prune
 
 __all__ = ["Assembly", "Imagined"]
@@ -49,18 +49,13 @@ class Assembly:
         ended: NDArray[np.bool_],
     ) -> Episodes:
         """The first `lengths` (B,) transitions of generated rows as episodes that begin in `observations`."""
-        columns, step = self._columns, np.arange(rows.shape[1])
-        observed, acted = step <= lengths[:, None], step < lengths[:, None]
-        split = columns.num_observed + columns.num_actions
-        repeated = np.repeat(observations, lengths + 1, axis=0)
-        states = columns.with_states(repeated, rows[observed][:, : columns.num_observed])
-        firsts = np.cumsum(lengths + 1) - (lengths + 1)
-        states[firsts] = observations  # normalising and back costs digits
+        states, actions, rewards = decoded(rows, lengths, observations, self._columns)
+        states[offsets_of(lengths + 1)[:-1]] = observations  # normalising and back costs digits
         return valid_episodes(
             self._source,
             observations=states,
-            actions=columns.action.inverse(rows[acted][:, columns.num_observed : split]),
-            rewards=columns.reward.inverse(rows[acted][:, split:])[:, 0],
+            actions=actions,
+            rewards=rewards,
             terminated=ended,
             lengths=lengths,
             remedy="train longer, or adapt less (adapt_learning_rate, adapt_steps)",
