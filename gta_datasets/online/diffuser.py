@@ -25,6 +25,7 @@ from gta_datasets.online.assembling import Assembly, Imagined
 from gta_datasets.online.trajectory_model import TrajectoryModel
 from gta_datasets.seeding import numpy_generator
 from gta_datasets.shelf import Shelf
+from gta_datasets.training.checkpoint import under
 
 __all__ = ["Diffuser"]
 
@@ -157,8 +158,7 @@ class Diffuser:
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over `weights` in the place of `fit`; RuntimeError if they are of another configuration."""
         for name, part in self._parts.items():
-            own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-            part.restore(own)
+            part.restore(under(weights, name))
 
     def _imagine(
         self,
