@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import Episodes, FloatArray
+from gta_datasets.data.normalize import chunks
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.data.returns import returns_to_go
 from gta_datasets.data.spaces import SpaceCodec
@@ -165,6 +167,11 @@ class Corpus:
     def transitions(self, numbers: NDArray[np.integer]) -> Transitions:
         """The transitions of the given numbers, (B,), in the dtypes of the data."""
         return self.episodes.transitions(self.episodes.locate(numbers))
+
+    def parts(self, stop: int | None = None) -> Iterator[tuple[slice, Transitions]]:
+        """All transitions, or the first `stop`, in order and a part at a time, each part with its numbers."""
+        for part in chunks(len(self) if stop is None else stop):
+            yield part, self.transitions(np.arange(part.start, part.stop))
 
     @cached_property
     def rewards(self) -> FloatArray:

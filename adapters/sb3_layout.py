@@ -16,10 +16,13 @@ from gta_datasets.errors import ConfigError, requires_extra
 with requires_extra("sb3", "stable-baselines3", "the adapter needs"):
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["Array", "Layout", "Observations", "check_spaces"]
+__all__ = ["STORED", "Array", "Layout", "Observations", "check_spaces"]
 
 Array = NDArray[Any]
 Observations = Array | dict[str, Array]
+
+STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""The arrays of Stable-Baselines3's replay buffers."""
 
 
 class Layout:
