@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import Episodes, FloatArray
+from gta_datasets.data.normalize import chunks
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.data.returns import returns_to_go
 from gta_datasets.data.spaces import SpaceCodec
@@ -57,6 +59,13 @@ class _Origin(NamedTuple):
     augmenter: Augmenter
 
 
+class _Opened(NamedTuple):
+    """The episodes that transitions are read from."""
+
+    episodes: EpisodeTable
+    origin: _Origin | None  # of the generated ones, if there can be any
+
+
 class _Chosen(NamedTuple):
     """The episodes of an augmented dataset, which may have been filtered, before any is generated."""
 
@@ -81,6 +90,20 @@ class _Chosen(NamedTuple):
     def num_generated(self) -> int:
         """Transitions of the generated trajectories."""
         return int(self.pipeline.plan.lengths[self.generated].sum())
+
+    def read(self) -> _Opened:
+        """The episodes; what is missing in the cache is generated first."""
+        combined = self.pipeline.combined
+        kept = np.concatenate([self.real, combined.num_source + self.generated])
+        complete = np.array_equal(kept, np.arange(combined.episodes.num_episodes))
+        origin = _Origin(
+            self.pipeline.source.episodes,
+            combined.source_episode[self.generated],
+            combined.source_start[self.generated],
+            combined.start_return[self.generated],
+            self.pipeline.augmenter,
+        )
+        return _Opened(combined.episodes if complete else combined.episodes.select(kept), origin)
 
 
 class Corpus:
@@ -109,6 +132,7 @@ class Corpus:
         self.observation_codec = SpaceCodec.of(dataset.observation_space, name="observation")
         self.action_codec = SpaceCodec.of(dataset.action_space, name="action")
         self._returns_to_go: dict[ReturnToGo, NDArray[np.float32]] = {}
+        self._opened: _Opened | None = None
         self._chosen = _Chosen.of(dataset, dataset.storage) if isinstance(dataset.storage, AugmentedStorage) else None
         if self._chosen is None:
             self.num_real_episodes, self.num_generated = self.episodes.num_episodes, 0
@@ -127,34 +151,25 @@ class Corpus:
             DivergenceError: training diverged.
             QualificationError: too few trajectories pass `qualify`.
         """
-        self._opened  # noqa: B018 - reading it generates
+        self._read()
         return self
 
     @property
     def episodes(self) -> EpisodeTable:
         """The `E` episodes, the real ones first; raises as `open`."""
-        return self._opened[0]
+        return self._read().episodes
 
     @property
     def _origin(self) -> _Origin | None:
-        return self._opened[1]
+        return self._read().origin
 
-    @cached_property
-    def _opened(self) -> tuple[EpisodeTable, _Origin | None]:
-        if self._chosen is None:
-            return EpisodeTable.of([read_episodes(self.dataset, remedy=REMEDY).episodes]), None
-        pipeline, real, generated = self._chosen
-        combined = pipeline.combined
-        kept = np.concatenate([real, combined.num_source + generated])
-        complete = np.array_equal(kept, np.arange(combined.episodes.num_episodes))
-        origin = _Origin(
-            pipeline.source.episodes,
-            combined.source_episode[generated],
-            combined.source_start[generated],
-            combined.start_return[generated],
-            pipeline.augmenter,
-        )
-        return combined.episodes if complete else combined.episodes.select(kept), origin
+    def _read(self) -> _Opened:
+        """What there is to read from; found once, by `open` or at the first look at it."""
+        if self._opened is None and self._chosen is not None:
+            self._opened = self._chosen.read()
+        elif self._opened is None:
+            self._opened = _Opened(EpisodeTable.of([read_episodes(self.dataset, remedy=REMEDY).episodes]), None)
+        return self._opened
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[minari.MinariDataset]]:
         return Corpus, (self._frozen,)
@@ -165,6 +180,11 @@ class Corpus:
     def transitions(self, numbers: NDArray[np.integer]) -> Transitions:
         """The transitions of the given numbers, (B,), in the dtypes of the data."""
         return self.episodes.transitions(self.episodes.locate(numbers))
+
+    def parts(self, stop: int | None = None) -> Iterator[tuple[slice, Transitions]]:
+        """All transitions, or the first `stop`, in order and a part at a time, each part with its numbers."""
+        for part in chunks(len(self) if stop is None else stop):
+            yield part, self.transitions(np.arange(part.start, part.stop))
 
     @cached_property
     def rewards(self) -> FloatArray:

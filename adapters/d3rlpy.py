@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO, Literal, NoReturn, overload
 
 import minari
@@ -13,7 +13,6 @@ from gta_datasets.adapters.corpus import Corpus, ReturnToGo, check_return_to_go
 from gta_datasets.adapters.d3rlpy_episodes import EpisodeSequence, Layout, PlacedEpisode, PlacedTrajectorySlicer
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.statistics import RunningStatistics
-from gta_datasets.data.table import Transitions
 from gta_datasets.errors import ConfigError, requires_extra
 
 with requires_extra("d3rlpy", "d3rlpy", "the adapter needs"):
@@ -43,8 +42,6 @@ with requires_extra("d3rlpy", "d3rlpy", "the adapter needs"):
     )
 
 __all__ = ["AugmentedReplayBuffer", "to_d3rlpy"]
-
-CHUNK = 1 << 16  # transitions read at once for statistics
 
 
 def to_d3rlpy(
@@ -177,8 +174,8 @@ class AugmentedReplayBuffer(ReplayBufferBase):
         if kind not in ("standard", "min_max"):
             raise ConfigError(f"kind={kind!r} is not known; choose 'standard' or 'min_max'")
         statistics = [RunningStatistics() for _ in self._layout.info.observation_signature.shape]
-        for chunk in self._chunks():
-            parts = self._layout.observations(chunk.observations)
+        for _, found in self._corpus.parts():
+            parts = self._layout.observations(found.observations)
             for part, statistic in zip(parts if self._layout.is_tuple else [parts], statistics, strict=True):
                 statistic.add(part)
         scalers: list[ObservationScaler] = [
@@ -213,15 +210,11 @@ class AugmentedReplayBuffer(ReplayBufferBase):
         if kind not in ("standard", "min_max"):
             raise ConfigError(f"kind={kind!r} is not known; choose 'return', 'standard' or 'min_max'")
         statistic = RunningStatistics()
-        for chunk in self._chunks():
-            statistic.add(chunk.rewards[:, None])
+        for _, found in self._corpus.parts():
+            statistic.add(found.rewards[:, None])
         if kind == "standard":
             return StandardRewardScaler(float(statistic.mean[0]), float(statistic.std[0]), multiplier=multiplier)
         return MinMaxRewardScaler(float(statistic.minimum[0]), float(statistic.ceiling[0]), multiplier)
-
-    def _chunks(self) -> Iterator[Transitions]:
-        for start in range(0, len(self._corpus), CHUNK):
-            yield self._corpus.transitions(np.arange(start, min(start + CHUNK, len(self._corpus))))
 
     def dump(self, f: BinaryIO) -> None:
         dump(self.episodes, f)

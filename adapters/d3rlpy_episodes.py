@@ -165,7 +165,7 @@ def _goal_blocks(codec: SpaceCodec) -> list[NDArray[np.int64]] | None:
     if not isinstance(space, spaces.Dict) or not {"observation", "desired_goal"} <= space.spaces.keys():
         return None
     return [
-        np.concatenate([np.arange(leaf.start, leaf.stop) for leaf in codec.leaves if leaf.path.split("/")[0] == key])
+        np.concatenate([np.arange(leaf.start, leaf.stop) for leaf in codec.leaves if leaf.keys[0] == key])
         for key in ("observation", "desired_goal")
     ]
 

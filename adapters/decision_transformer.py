@@ -24,8 +24,6 @@ __all__ = ["SampleBy", "SequenceDataset", "to_decision_transformer"]
 SampleBy = Literal["length", "return"]
 """What the probability of drawing a trajectory is proportional to."""
 
-CHUNK = 1 << 16  # transitions read at once for statistics
-
 
 def to_decision_transformer(
     dataset: minari.MinariDataset,
@@ -189,9 +187,9 @@ class _Draws(Sampler[NDArray[np.int64]]):
 
 def _statistics(corpus: Corpus) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and spread of the states of the real transitions, or of all if none is real, each (obs_dim,)."""
-    statistics, total = RunningStatistics(), corpus.num_real or len(corpus)
-    for start in range(0, total, CHUNK):
-        statistics.add(corpus.transitions(np.arange(start, min(start + CHUNK, total))).observations)
+    statistics = RunningStatistics()
+    for _, found in corpus.parts(corpus.num_real or len(corpus)):
+        statistics.add(found.observations)
     constant = statistics.minimum == statistics.maximum
     return (
         np.where(constant, statistics.minimum, statistics.mean).astype(np.float64),

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.adapters.mixing import Mixture
-from gta_datasets.adapters.sb3_layout import Array, Layout, Observations
+from gta_datasets.adapters.sb3_layout import STORED, Array, Layout, Observations
+from gta_datasets.data.normalize import chunks
 from gta_datasets.errors import requires_extra
 
 with requires_extra("sb3", "stable-baselines3", "the adapter needs"):
@@ -24,7 +25,6 @@ with requires_extra("sb3", "stable-baselines3", "the adapter needs"):
 __all__ = ["AugmentedDictReplayBuffer", "AugmentedReplayBuffer", "filled_buffer", "num_added"]
 
 CHUNK = 1 << 15  # transitions copied at once
-STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")  # SB3's own arrays
 
 
 class AugmentedReplayBuffer(ReplayBuffer):
@@ -164,9 +164,8 @@ def filled_buffer(
     kind = DictReplayBuffer if layout.is_dict else ReplayBuffer
     room = rows * n_envs + buffer_size
     buffer = kind(room, cast(Any, layout.observation_space), layout.action_space, device, n_envs)
-    step = max(CHUNK // n_envs, 1)
-    for start in range(0, rows, step):
-        _copy(corpus, layout, buffer, slice(start, min(start + step, rows)))
+    for part in chunks(rows, max(CHUNK // n_envs, 1)):
+        _copy(corpus, layout, buffer, part)
     buffer.pos, buffer.full = rows % buffer.buffer_size, rows == buffer.buffer_size
     return buffer
 

@@ -10,16 +10,19 @@ import numpy as np
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
 
-from gta_datasets.data.spaces import SpaceCodec
+from gta_datasets.data.spaces import Leaf, SpaceCodec
 from gta_datasets.errors import ConfigError, requires_extra
 
 with requires_extra("sb3", "stable-baselines3", "the adapter needs"):
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["Array", "Layout", "Observations", "check_spaces"]
+__all__ = ["STORED", "Array", "Layout", "Observations", "check_spaces"]
 
 Array = NDArray[Any]
 Observations = Array | dict[str, Array]
+
+STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""The arrays of Stable-Baselines3's replay buffers."""
 
 
 class Layout:
@@ -36,12 +39,7 @@ class Layout:
     def __init__(self, observation_space: Space[Any], action_space: Space[Any]) -> None:
         self.observation_space, self.action_space = observation_space, action_space
         self.is_dict = isinstance(observation_space, spaces.Dict)
-        leaves = SpaceCodec.of(observation_space).leaves
-        children = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-        self._parts = {
-            key: _Part(child, leaf.start, leaf.stop)
-            for (key, child), leaf in zip(children.items(), leaves, strict=True)
-        }
+        self._parts = {leaf.keys: _Part(leaf) for leaf in SpaceCodec.of(observation_space).leaves}
         if isinstance(action_space, spaces.Box):
             self._low = action_space.low.reshape(-1)
             self._range = (action_space.high - action_space.low).reshape(-1)
@@ -50,8 +48,8 @@ class Layout:
     def observations(self, flat: Array) -> Observations:
         """`flat (B, obs_dim)` as an array `(B, *shape)`, or a dict of such arrays; views where possible."""
         if self.is_dict:
-            return {key: part.read(flat) for key, part in self._parts.items()}
-        return self._parts[""].read(flat)
+            return {str(key): part.read(flat) for (key,), part in self._parts.items()}
+        return self._parts[()].read(flat)
 
     def actions(self, flat: Array) -> Array:
         """`flat (B, act_dim)` as `(B, A)`, scaled; indices `(B, 1)` of discrete actions."""
@@ -70,11 +68,11 @@ class Layout:
 class _Part:
     """One elementary observation space and its columns."""
 
-    def __init__(self, space: Space[Any], start: int, stop: int) -> None:
-        self._columns, self._dtype = slice(start, stop), np.dtype(space.dtype)
-        self._shape = space.shape or (1,)  # of a Discrete space: SB3 keeps one number
-        is_choice = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-        self._codec = SpaceCodec.of(space) if is_choice else None
+    def __init__(self, leaf: Leaf) -> None:
+        self._columns, self._dtype = slice(leaf.start, leaf.stop), np.dtype(leaf.space.dtype)
+        self._shape = leaf.space.shape or (1,)  # of a Discrete space: SB3 keeps one number
+        is_choice = isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete)
+        self._codec = SpaceCodec.of(leaf.space) if is_choice else None
 
     def read(self, flat: Array) -> Array:
         """Its values `(B, *shape)` from `flat (B, obs_dim)`."""

@@ -16,6 +16,7 @@ from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.adapters.indexing import resolve
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.torchrl_layout import Layout
+from gta_datasets.data.normalize import chunks
 from gta_datasets.errors import CacheError, ConfigError, requires_extra
 
 with requires_extra("torchrl", "torchrl", "the adapter needs"):
@@ -117,9 +118,8 @@ def to_tensordict(dataset: minari.MinariDataset, folder: str | Path | None = Non
 
 def _fill(everything: TensorDict, layout: Layout) -> TensorDict:
     """Copy all transitions into tensors that are there already, a chunk at a time."""
-    for start in range(0, len(layout), CHUNK):
-        stop = min(start + CHUNK, len(layout))
-        everything[start:stop].update_(layout.read(np.arange(start, stop)))
+    for part in chunks(len(layout), CHUNK):
+        everything[part].update_(layout.read(np.arange(part.start, part.stop)))
     return everything
 
 

@@ -99,22 +99,13 @@ class Layout:
 
 def _entries(codec: SpaceCodec) -> Iterator[_Entry]:
     """The entries of a space, in the order of its flat vector."""
-    for (key, space), leaf in zip(_walk(codec.space, ()), codec.leaves, strict=True):
-        shape, dtype = _form(space)
+    for leaf in codec.leaves:
+        key, (shape, dtype) = tuple(map(str, leaf.keys)), _form(leaf.space)
         if not isinstance(codec.space, spaces.Dict):
             key = (codec.name, *key)
         elif codec.name == "observation" and key[0] == "state" and "observation" not in codec.space.spaces:
             key = ("observation", *key[1:])  # as in GymWrapper
         yield _Entry(key, slice(leaf.start, leaf.stop), shape, dtype)
-
-
-def _walk(space: Space[Any], key: Key) -> Iterator[tuple[Key, Space[Any]]]:
-    """The elementary spaces in the codec's order, each with its path."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for name, child in space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces):
-            yield from _walk(child, (*key, str(name)))
-    else:
-        yield key, space
 
 
 def _form(space: Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -80,7 +80,7 @@ def fill_cache(transitions: int) -> None:
         lengths = pipeline.augmenter.lengths(number)
         origin = {"source_episode": np.zeros(len(lengths), np.int64), "source_start": np.zeros(len(lengths), np.int64)}
         returns = {name: np.zeros(len(lengths), np.float32) for name in ("source_return", "asked_return")}
-        pipeline.shard_store.put(number, {**random_episodes(rng, lengths).arrays(), **origin, **returns})
+        pipeline.fit().put(number, {**random_episodes(rng, lengths).arrays(), **origin, **returns})
 
 
 def opening(transitions: int) -> dict[str, float]:

@@ -197,12 +197,12 @@ def generation(made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float]
     pipeline = made.storage.pipeline
     with FlopCounterMode(display=False) as counter:
         pipeline.augmenter.generate(0)
-    pipeline.shard_store.clear()  # of an earlier run
+    pipeline.fit().clear()  # of an earlier run
     started = time.perf_counter(), time.process_time()
     made.generate()
     seconds = _since(started)
     # All of them: the last shard holds more than was asked for.
-    shards = pipeline.shard_store.get_many(range(pipeline.plan.num_shards))
+    shards = pipeline.fit().get_many(range(pipeline.plan.num_shards))
     transitions = sum(len(shard["rewards"]) for shard in shards if shard is not None)
     flops = counter.get_total_flops() * pipeline.plan.num_shards
     quality = made.quality(sample=transitions, novelty_sample=2_048)

@@ -104,12 +104,12 @@ class GTAAugmentedDataset(MinariDataset):
     @property
     def key(self) -> str:
         """Name of the shards in the cache; it depends on the weights, so asking for it trains them if need be."""
-        return self._pipeline.shard_store.key
+        return self._pipeline.fit().key
 
     @property
     def path(self) -> Path:
         """Folder of the shards, named by the key: asking for it trains the weights if need be; it generates nothing."""
-        return self._pipeline.shard_store.path
+        return self._pipeline.fit().path
 
     @property
     def is_fitted(self) -> bool:
@@ -149,7 +149,7 @@ class GTAAugmentedDataset(MinariDataset):
             DivergenceError: training diverged.
             CacheError: the cache cannot be read or written.
         """
-        self._pipeline.shard_store  # noqa: B018 - opening it trains
+        self._pipeline.fit()
         return self
 
     def generate(self, workers: int = 1, backend: Backend = "process") -> GTAAugmentedDataset:

@@ -117,9 +117,12 @@ class Pipeline:
         """Where the trained weights lie."""
         return ShardStore(self.cache_root, content_key(self.augmenter.model_identity))
 
+    def fit(self) -> ShardStore:
+        """Train what is not trained yet, once, and give the store of the shards, whose key depends on the weights."""
+        return self._fitted_store
+
     @cached_property
-    def shard_store(self) -> ShardStore:
-        """Where the shards lie; trains what is not trained yet."""
+    def _fitted_store(self) -> ShardStore:
         weights = self._shelf.fit(self.model_store, self.augmenter)
         models: dict[str, Any] = {}
         for name, model in self.augmenter.models.items():
@@ -175,14 +178,15 @@ class Pipeline:
         """Whether every shard of the plan is committed, if the method stores any."""
         if not self.augmenter.stored:
             return True
-        return self.is_fitted and set(range(self.plan.num_shards)) <= set(self.shard_store.indices())
+        return self.is_fitted and set(range(self.plan.num_shards)) <= set(self.fit().indices())
 
     @property
     def acceptance_rate(self) -> float | None:
         """Share of the drawn trajectories that were kept, in the shards that are there; None without any."""
         if self.config.qualification.qualify == 0 or not self.is_fitted:
             return None
-        shards = [shard for shard in self.shard_store.get_many(self.shard_store.indices()) if shard is not None]
+        store = self.fit()
+        shards = [shard for shard in store.get_many(store.indices()) if shard is not None]
         drawn = sum(int(shard["attempts"].sum()) for shard in shards)
         return sum(len(shard["attempts"]) for shard in shards) / drawn if drawn else None
 
@@ -192,34 +196,35 @@ class Pipeline:
         search = self.augmenter.models.get("levels")
         if not isinstance(search, LevelSearch):
             return None
-        self.shard_store  # noqa: B018 - opening it searches
+        self.fit()
         return search.found
 
     @property
     def loss_history(self) -> list[tuple[int, float]]:
         """Pairs of training step and mean loss."""
-        self.shard_store  # noqa: B018 - opening it trains
+        self.fit()
         return self.augmenter.loss_history
 
     def shard(self, number: int) -> Shard:
         """A shard from the cache, made and committed first if it is missing; or made anew if the method stores none."""
         if not self.augmenter.stored:
             return self._remembered(number)
-        return self.shard_store.get_or_make(number, lambda: self._make(number))
+        return self.fit().get_or_make(number, lambda: self._make(number))
 
     def generate(self, workers: int = 1, backend: Backend = "process") -> None:
         """Make every missing shard of the plan, if the method stores any; arguments as of the dataset's `generate`."""
         check_workers(workers, backend)
         if not self.augmenter.stored:
             return
-        committed = set(self.shard_store.indices())
+        store = self.fit()
+        committed = set(store.indices())
         team = Team.of_launch()
         missing = team.own_first([number for number in range(self.plan.num_shards) if number not in committed])
         hidden = not (missing and self.progress and team.leads)
         with tqdm(total=len(missing), desc="generating", unit="shard", disable=hidden) as bar:
             if min(workers, len(missing)) > 1:
-                keys = self.model_store.key, self.shard_store.key
-                make_shards(_Sent(self, *keys), missing, workers=workers, backend=backend, done=bar.update)
+                sent = _Sent(self, self.model_store.key, store.key)
+                make_shards(sent, missing, workers=workers, backend=backend, done=bar.update)
                 return
             for number in missing:
                 self.shard(number)
@@ -235,7 +240,7 @@ class Pipeline:
         """All episodes, to draw transitions from; makes what is missing. Nothing is copied."""
         self.generate()
         stored = self.augmenter.stored
-        found = self.shard_store.get_many(range(self.plan.num_shards)) if stored else [None] * self.plan.num_shards
+        found = self.fit().get_many(range(self.plan.num_shards)) if stored else [None] * self.plan.num_shards
         # A shard that turned out damaged is made again.
         shards = [self.shard(number) if shard is None else shard for number, shard in enumerate(found)]
         return Combined.of(self.source.episodes, shards, self.plan)
@@ -271,8 +276,9 @@ class Pipeline:
         return lru_cache(maxsize=4)(self.augmenter.generate)
 
     def _make(self, number: int) -> Shard:
-        if self.shard_store.read_manifest() is None:
-            self.shard_store.write_manifest({"kind": "trajectories", **self.description})
+        store = self.fit()
+        if store.read_manifest() is None:
+            store.write_manifest({"kind": "trajectories", **self.description})
         return self.augmenter.generate(number)
 
 
@@ -283,14 +289,14 @@ class _Sent:
         self._pipeline = copy.copy(pipeline)  # as by pickling
         self._pipeline.progress = False
         self.device = pipeline.device
-        self._keys = model_key, shard_key
+        self._model_key, self._shard_key = model_key, shard_key
 
     def shard(self, number: int) -> None:
         """Make a shard and commit it."""
-        for key, store in zip(self._keys, ("model_store", "shard_store"), strict=True):
-            if getattr(self._pipeline, store).key != key:  # the second one would be trained for
-                raise WorkerError(
-                    "a worker has another version of this library, or another dataset under the same name, than the "
-                    "process that started it; make them the same on all machines"
-                )
+        # In this order: another model would have to be trained before its shards had a key.
+        if self._pipeline.model_store.key != self._model_key or self._pipeline.fit().key != self._shard_key:
+            raise WorkerError(
+                "a worker has another version of this library, or another dataset under the same name, than the "
+                "process that started it; make them the same on all machines"
+            )
         self._pipeline.shard(number)

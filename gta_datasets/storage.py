@@ -71,7 +71,7 @@ class AugmentedStorage(MinariStorage):
     def get_size(self) -> float:
         """Megabytes of the source and of the shards that are in the cache."""
         source = self.pipeline.dataset.storage.get_size() if self.include_source else 0.0
-        shards = self.pipeline.shard_store.nbytes if self.pipeline.is_fitted else 0
+        shards = self.pipeline.fit().nbytes if self.pipeline.is_fitted else 0
         return float(source + round(shards / 1e6, 1))
 
     def get_episode_metadata(self, episode_indices: Iterable[int]) -> Iterable[dict[str, Any]]:

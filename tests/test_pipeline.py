@@ -177,6 +177,15 @@ def test_asking_for_more_keeps_the_shards_there_are(
     assert tiny(dataset, num_transitions=100, cache_dir=tmp_path).is_complete
 
 
+def test_a_pipeline_is_fitted_once(dataset: minari.MinariDataset, work: Counter[str], tmp_path: Path) -> None:
+    pipeline = tiny(dataset, cache_dir=tmp_path).storage.pipeline
+    store = pipeline.fit()
+    (checkpoint,) = tmp_path.glob("*/model.safetensors")
+    checkpoint.unlink()
+    assert pipeline.fit() is store
+    assert work == {"read": 1, "train": 1}
+
+
 def test_threads_that_need_the_same_model_train_it_once(
     dataset: minari.MinariDataset, work: Counter[str], tmp_path: Path
 ) -> None:
@@ -202,7 +211,7 @@ def test_pickling_carries_no_data(dataset: minari.MinariDataset) -> None:
     state = pickle.dumps(pipeline)
     assert len(state) < len(pickle.dumps(dataset)) + 3_000
     copy = pickle.loads(state)
-    assert copy.shard_store.key == pipeline.shard_store.key
+    assert copy.fit().key == pipeline.fit().key
     assert copy.shard(0)["rewards"].tobytes() == pipeline.shard(0)["rewards"].tobytes()
 
 

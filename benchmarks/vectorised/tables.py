@@ -20,8 +20,6 @@ from gta_datasets.errors import DatasetError
 
 __all__ = ["Batch", "Encode", "Table", "encoder_of", "read_table"]
 
-CHUNK = 1 << 16  # transitions read at once
-
 Encode = Callable[[Any], NDArray[np.float32]]
 """Of a batch of an environment's observations: what algorithms see, (n, O), not standardised."""
 
@@ -86,9 +84,8 @@ def read_table(dataset: minari.MinariDataset, observation_scaler: Any, reward_sc
     observation_size, action_size = len(mean), layout.info.action_size
 
     rows = torch.empty(len(corpus), 2 * observation_size + action_size + 2)
-    for start in range(0, len(corpus), CHUNK):
-        found = corpus.transitions(np.arange(start, min(start + CHUNK, len(corpus))))
-        batch = Batch.of(rows[start : start + CHUNK], observation_size, action_size)
+    for part, found in corpus.parts():
+        batch = Batch.of(rows[part], observation_size, action_size)
         batch.observations.copy_((torch.from_numpy(layout.observations(found.observations)) - mean) / scale)
         batch.actions.copy_(torch.from_numpy(layout.actions(found.actions)))
         batch.next_observations.copy_((torch.from_numpy(layout.observations(found.next_observations)) - mean) / scale)

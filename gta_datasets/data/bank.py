@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.episodes import Episodes, FloatArray
 from gta_datasets.data.normalize import Standardizer, chunks
 from gta_datasets.data.windows import Windows
 
@@ -38,15 +39,42 @@ class Columns:
             reward=Standardizer.fit(episodes.rewards[:, None]),
         )
 
-    @property
+    @cached_property
+    def moving(self) -> NDArray[np.bool_]:
+        """Columns that change within episodes and are generated, (obs_dim,); `S` of them."""
+        return ~self.static
+
+    @cached_property
     def context(self) -> NDArray[np.bool_]:
-        """Static columns that differ between episodes, (obs_dim,)."""
+        """Static columns that differ between episodes, (obs_dim,); `C` of them."""
         return self.static & ~self.observation.constant
+
+    def states(self, observations: FloatArray) -> NDArray[np.float32]:
+        """What changes within episodes, normalised, (..., S), of observations (..., obs_dim)."""
+        return self._moving_statistics.forward(observations[..., self.moving])
+
+    def context_of(self, observations: FloatArray) -> NDArray[np.float32]:
+        """What differs between episodes only, normalised, (..., C), of observations (..., obs_dim)."""
+        return self._context_statistics.forward(observations[..., self.context])
+
+    def with_states(self, observations: FloatArray, states: NDArray[np.float32]) -> NDArray[np.float64]:
+        """A copy of `observations` (..., obs_dim) that has the given `states` (..., S), in their own units."""
+        changed = observations.astype(np.float64)
+        changed[..., self.moving] = self._moving_statistics.inverse(states)
+        return changed
+
+    @cached_property
+    def _moving_statistics(self) -> Standardizer:
+        return self.observation.select(self.moving)
+
+    @cached_property
+    def _context_statistics(self) -> Standardizer:
+        return self.observation.select(self.context)
 
     @property
     def num_observed(self) -> int:
         """Observation columns that are generated."""
-        return int((~self.static).sum())
+        return int(self.moving.sum())
 
     @property
     def num_actions(self) -> int:
@@ -90,10 +118,7 @@ class WindowBank:
         self._observed = columns.num_observed
         self._rows = torch.from_numpy(_normalised_rows(episodes, columns)).to(device)
         first_rows = episodes.observation_offsets[:-1]
-        context = columns.observation.select(columns.context).forward(
-            episodes.observations[first_rows][:, columns.context]
-        )
-        self._context = torch.from_numpy(context).to(device)
+        self._context = torch.from_numpy(columns.context_of(episodes.observations[first_rows])).to(device)
         self._first_rows = torch.from_numpy(first_rows).to(device)
         self._steps = torch.arange(horizon + 1, device=device)
 
@@ -118,12 +143,10 @@ class WindowBank:
 
 
 def _normalised_rows(episodes: Episodes, columns: Columns) -> NDArray[np.float32]:
-    moving = ~columns.static
     observed, actions = columns.num_observed, columns.num_actions
     rows = np.zeros((len(episodes.observations), columns.num_generated), np.float32)
-    statistics = columns.observation.select(moving)
     for part in chunks(len(rows)):
-        rows[part, :observed] = statistics.forward(episodes.observations[part][:, moving])
+        rows[part, :observed] = columns.states(episodes.observations[part])
     places = episodes.transition_rows
     for part in chunks(episodes.num_transitions):
         rows[places[part], observed : observed + actions] = columns.action.forward(episodes.actions[part])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gta_datasets.errors import DatasetError
 
-__all__ = ["Episodes", "concatenate"]
+__all__ = ["Episodes", "concatenate", "end_flags", "offsets_of"]
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -113,6 +113,22 @@ class Episodes:
             truncations=self.truncations[first:last],
             offsets=self.offsets[start : stop + 1] - first,
         )
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where parts of the given lengths (n,) begin when they lie back to back, and where the last one ends, (n + 1,)."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def end_flags(offsets: NDArray[np.int64], terminated: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Terminations and truncations, (N,) each, of episodes that end in a termination where `terminated` (E,) is set.
+
+    All others end in a truncation. No episode may be empty.
+    """
+    last = offsets[1:] - 1
+    terminations, truncations = np.zeros((2, offsets[-1]), np.bool_)
+    terminations[last], truncations[last] = terminated, ~terminated
+    return terminations, truncations
 
 
 def concatenate(parts: Iterable[Episodes]) -> Episodes:

@@ -1,7 +1,7 @@
 """Gymnasium spaces as flat float vectors and back.
 
 Box elements are copied, Discrete and MultiDiscrete become one-hot blocks, MultiBinary becomes zeros and ones; Dict and
-Tuple are walked in their own order. This is the only module that knows spaces.
+Tuple are walked in their own order. This is the only module that turns values of spaces into vectors and back.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gta_datasets.errors import DatasetError, UnsupportedSpaceError
 __all__ = ["Leaf", "SpaceCodec"]
 
 FloatArray = NDArray[np.floating[Any]]
+Keys = tuple[str | int, ...]
 
 MAX_CATEGORIES = 4096  # beyond this a one-hot block says nothing that a model could learn
 SMALLEST_IMAGE = 64 * 64  # elements of a Box of several axes from which it is an image, whatever its numbers are
@@ -27,12 +28,12 @@ LARGEST_EXACT_INTEGER = 2**53 - 1  # in float64; 2**53 itself is also what 2**53
 
 
 class Leaf(NamedTuple):
-    """Where one elementary space lies in the flat vector."""
+    """An elementary space, and where it lies in the whole one and in the flat vector."""
 
-    path: str  # "desired_goal", "observation/0"; empty when the whole space is one leaf
+    keys: Keys  # ("observation", 0): of Dict and Tuple spaces on the way; none when the whole space is one leaf
     start: int
     stop: int
-    kind: str  # "box", "integer", "categorical" or "binary"
+    space: Space[Any]
 
 
 # One class per kind of elementary space. `encode` writes values (n, *shape) into a block of columns (n, width);
@@ -43,7 +44,7 @@ class _Box:
     def __init__(self, space: spaces.Box, dtype: np.dtype[Any]) -> None:
         self.shape, self.dtype = space.shape, space.dtype
         self.width = int(np.prod(space.shape, dtype=np.int64))
-        self.kind = "box" if space.dtype.kind == "f" else "integer"
+        self._is_integer = space.dtype.kind != "f"
         self._lowest, self._highest = _dtype_range(space.dtype)
         self._low = np.maximum(space.low.ravel().astype(dtype), self._lowest)
         self._high = np.minimum(space.high.ravel().astype(dtype), self._highest)
@@ -53,17 +54,17 @@ class _Box:
     def encode(self, values: NDArray[Any], out: FloatArray) -> None:
         if values.dtype.kind not in "fiub":
             raise ValueError(f"has dtype {values.dtype}, where numbers are needed")
-        if self.kind == "integer" and values.dtype.kind == "f":
+        if self._is_integer and values.dtype.kind == "f":
             values = _integers(values)
         with np.errstate(over="ignore"):  # the reader reports the infinity
             out[:] = values.reshape(out.shape)
-        if self.kind == "integer" and np.any(np.abs(out) > LARGEST_EXACT_INTEGER):
+        if self._is_integer and np.any(np.abs(out) > LARGEST_EXACT_INTEGER):
             raise ValueError("holds integers beyond 2**53 - 1, which floats do not hold exactly")
 
     def restrict(self, block: FloatArray, clip: bool) -> FloatArray:
         limits = (self._low, self._high) if clip else (self._lowest, self._highest)
         block = np.clip(block, *limits).astype(block.dtype, copy=False)
-        if self.kind == "integer":
+        if self._is_integer:
             return np.rint(block)
         return block.astype(self.dtype).astype(block.dtype)
 
@@ -72,8 +73,6 @@ class _Box:
 
 
 class _Categorical:
-    kind = "categorical"
-
     def __init__(self, space: spaces.Discrete[Any] | spaces.MultiDiscrete[Any]) -> None:
         counts = np.atleast_1d(np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)).ravel()
         self._counts = counts.astype(np.int64)
@@ -106,8 +105,6 @@ class _Categorical:
 
 
 class _Binary:
-    kind = "binary"
-
     def __init__(self, space: spaces.MultiBinary) -> None:
         self.shape, self.dtype = space.shape, np.dtype(np.int8)
         self.width = int(np.prod(space.shape, dtype=np.int64))
@@ -142,7 +139,6 @@ class SpaceCodec:
     size: int  # columns of the flat array
     dtype: np.dtype[Any]  # float32, or float64 where float32 would lose digits
     _parts: tuple[_Part, ...] = field(repr=False)
-    _keys: tuple[tuple[str | int, ...], ...] = field(repr=False)
 
     @classmethod
     def of(cls, space: Space[Any], *, name: str = "observation") -> SpaceCodec:
@@ -151,14 +147,13 @@ class SpaceCodec:
         dtype = np.result_type(np.float32, *(_flat_dtype(leaf) for _, leaf in found))
         leaves, parts, start = [], [], 0
         for keys, leaf in found:
-            path = "/".join(map(str, keys))
-            part = _part(leaf, dtype, f"{name}/{path}" if path else name)
-            leaves.append(Leaf(path, start, start + part.width, part.kind))
+            part = _part(leaf, dtype, _where(name, keys))
+            leaves.append(Leaf(keys, start, start + part.width, leaf))
             parts.append(part)
             start += part.width
         if start == 0:
             raise UnsupportedSpaceError(f"the {name} space {space} has no elements; there is nothing to model in it")
-        return cls(space, name, tuple(leaves), start, dtype, tuple(parts), tuple(keys for keys, _ in found))
+        return cls(space, name, tuple(leaves), start, dtype, tuple(parts))
 
     @property
     def identity(self) -> str:
@@ -167,11 +162,11 @@ class SpaceCodec:
 
     def count(self, batch: Any) -> int:
         """Rows of `batch`, by its first leaf."""
-        return len(self._pick(batch, self._keys[0], self.leaves[0]))
+        return len(self._pick(batch, self.leaves[0]))
 
     def flatten(self, batch: Any, out: FloatArray | None = None) -> FloatArray:
         """`batch` as `(n, size)` of `dtype`, in `out` if given; DatasetError names the part that does not fit."""
-        arrays = [self._pick(batch, keys, leaf) for keys, leaf in zip(self._keys, self.leaves, strict=True)]
+        arrays = [self._pick(batch, leaf) for leaf in self.leaves]
         if out is None:
             out = np.empty((len(arrays[0]), self.size), self.dtype)
         rows = len(out)
@@ -204,10 +199,10 @@ class SpaceCodec:
         return next(self._where(leaf) for leaf in self.leaves if leaf.start <= column < leaf.stop)
 
     def _where(self, leaf: Leaf) -> str:
-        return f"{self.name}/{leaf.path}" if leaf.path else self.name
+        return _where(self.name, leaf.keys)
 
-    def _pick(self, batch: Any, keys: tuple[str | int, ...], leaf: Leaf) -> NDArray[Any]:
-        for key in keys:
+    def _pick(self, batch: Any, leaf: Leaf) -> NDArray[Any]:
+        for key in leaf.keys:
             held = key in batch if isinstance(batch, Mapping) else isinstance(key, int) and key < len(batch)
             if not held:
                 raise DatasetError(f"{self._where(leaf)} is in the space but not in the data: no entry {key!r}")
@@ -224,7 +219,12 @@ class SpaceCodec:
         return [flat[:, leaf.start : leaf.stop] for leaf in self.leaves]
 
 
-def _walk(space: Space[Any], keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Space[Any]]]:
+def _where(name: str, keys: Keys) -> str:
+    """A part of a space, for messages: "observation/goal/0"."""
+    return "/".join((name, *map(str, keys)))
+
+
+def _walk(space: Space[Any], keys: Keys) -> Iterator[tuple[Keys, Space[Any]]]:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         for key, child in space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces):
             yield from _walk(child, (*keys, key))

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gta_datasets.data.episodes import Episodes, FloatArray
+from gta_datasets.data.episodes import Episodes, FloatArray, offsets_of
 from gta_datasets.errors import DatasetError
 
 __all__ = ["EpisodeTable", "Places", "Transitions"]
@@ -103,7 +103,7 @@ class EpisodeTable:
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Number of the first transition of every episode, and the total, (E + 1,)."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+        return offsets_of(self.lengths)
 
     @cached_property
     def _episode_of(self) -> NDArray[np.int32]:

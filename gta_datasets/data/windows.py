@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.episodes import Episodes, offsets_of
 from gta_datasets.errors import DatasetError
 
 __all__ = ["WindowIndex", "Windows", "cut", "starting_at"]
@@ -60,8 +60,7 @@ class WindowIndex:
                 f"horizon={horizon} is longer than every episode (longest: {longest} transitions); choose "
                 f"horizon <= {longest} or short_episodes='pad'"
             )
-        first = np.concatenate([[0], np.cumsum(counts)])
-        return cls(horizon, lengths, first, np.flatnonzero(counts == 0))
+        return cls(horizon, lengths, offsets_of(counts), np.flatnonzero(counts == 0))
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -82,7 +81,7 @@ def starting_at(episodes: Episodes, transitions: NDArray[np.integer], horizon: i
 
 def cut(episodes: Episodes, windows: Windows) -> Episodes:
     """The windows as episodes of their own."""
-    offsets = np.concatenate([[0], np.cumsum(windows.length)])
+    offsets = offsets_of(windows.length)
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], windows.length)
     rows = np.repeat(episodes.offsets[windows.episode] + windows.start, windows.length) + within
     states = windows.length + 1

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.bank import Columns
-from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.episodes import Episodes, FloatArray, end_flags, offsets_of
 from gta_datasets.data.reading import Source
 from gta_datasets.data.windows import Windows
 from gta_datasets.errors import DivergenceError
 from gta_datasets.methods.base import Shard
 
-__all__ = ["assemble_shard", "check_finite", "valid_episodes"]
+__all__ = ["assemble_shard", "check_finite", "decoded", "valid_episodes"]
 
 
 def assemble_shard(
@@ -42,13 +42,8 @@ def assemble_shard(
     Raises:
         DivergenceError: a generated value is not finite.
     """
-    steps = np.arange(rows.shape[1])
-    observed = steps <= windows.length[:, None]
-    acted = steps < windows.length[:, None]
-    observations = _observations(rows[observed], windows, source, columns)
-    split = columns.num_observed + columns.num_actions
-    actions = columns.action.inverse(rows[acted][:, columns.num_observed : split])
-    rewards = columns.reward.inverse(rows[acted][:, split:])[:, 0]
+    first_rows = source.episodes.observation_offsets[windows.episode]
+    observations, actions, rewards = decoded(rows, windows.length, source.episodes.observations[first_rows], columns)
     first_transition = source.episodes.offsets[windows.episode] + windows.start
     generated = valid_episodes(
         source,
@@ -66,6 +61,30 @@ def assemble_shard(
         "source_return": source_return.astype(np.float32),
         "asked_return": asked_return.astype(np.float32),
     }
+
+
+def decoded(
+    rows: NDArray[np.float32], lengths: NDArray[np.int64], constants: FloatArray, columns: Columns
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Normalised windows in their own units, the first `lengths` transitions of each, one window after the other.
+
+    Args:
+        rows: normalised rows, (B, H + 1, F).
+        lengths: transitions of every window, `N` in total, (B,).
+        constants: an observation of every window's episode, for what is constant within it, (B, obs_dim).
+        columns: of the rows.
+
+    Returns:
+        Flat observations (N + B, obs_dim), actions (N, act_dim) and rewards (N,).
+    """
+    step = np.arange(rows.shape[1])
+    observed, acted = rows[step <= lengths[:, None]], rows[step < lengths[:, None]]
+    split = columns.num_observed + columns.num_actions
+    return (
+        columns.with_states(np.repeat(constants, lengths + 1, axis=0), observed[:, : columns.num_observed]),
+        columns.action.inverse(acted[:, columns.num_observed : split]),
+        columns.reward.inverse(acted[:, split:])[:, 0],
+    )
 
 
 def valid_episodes(
@@ -94,10 +113,8 @@ def valid_episodes(
     """
     for name, values in (("observation", observations), ("action", actions), ("reward", rewards)):
         check_finite(name, values, remedy=remedy)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    last = offsets[1:] - 1
-    terminations, truncations = np.zeros((2, offsets[-1]), np.bool_)
-    terminations[last], truncations[last] = terminated, ~terminated
+    offsets = offsets_of(lengths)
+    terminations, truncations = end_flags(offsets, terminated)
     return source.within_spaces(
         Episodes(
             observations=observations.astype(source.episodes.observations.dtype),
@@ -114,14 +131,3 @@ def check_finite(name: str, values: NDArray[np.floating[Any]], *, remedy: str) -
     """Raise DivergenceError, with what to do about it, if any generated value is not finite."""
     if not np.isfinite(values).all():
         raise DivergenceError(f"a generated {name} is not finite; {remedy}")
-
-
-def _observations(rows: NDArray[np.float32], windows: Windows, source: Source, columns: Columns) -> NDArray[np.float64]:
-    """Flat observations (rows, obs_dim); what is constant within an episode comes from the source window."""
-    episodes = source.episodes
-    values = np.repeat(
-        episodes.observations[episodes.observation_offsets[windows.episode]], windows.length + 1, axis=0
-    ).astype(np.float64)
-    moving = ~columns.static
-    values[:, moving] = columns.observation.select(moving).inverse(rows[:, : columns.num_observed])
-    return values

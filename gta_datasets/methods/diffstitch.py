@@ -179,16 +179,14 @@ class DiffStitch:
 
     def _joined(self, plans: Plans, noise: Numbers) -> Episodes:
         """Join the pieces and fill the bridges: states, actions, rewards (DiffStitch, sections 4.2 and 4.3)."""
-        source, columns = self._source, self._states.columns
-        moving = ~columns.static
+        source = self._source
         step = np.arange(self._config.data.horizon + 1)
         states = self._normalised(window_rows(plans, source.episodes, self._config.data.horizon))
         revealed = (step == 0) | (step >= plans.bridge[:, None])
         made = self._complete(states, revealed, plans.source_episode, "stitch", noise)
         joined = source.within_spaces(join(plans, source.episodes))
         between, steps = (np.flatnonzero(chosen) for chosen in (plans.generated_states(), plans.generated_steps()))
-        observations = joined.observations[between]
-        observations[:, moving] = columns.observation.select(moving).inverse(made[~revealed])
+        observations = self._states.columns.with_states(joined.observations[between], made[~revealed])
         joined.observations[between] = source.observation_codec.project(observations)
         now = joined.observations[joined.transition_rows[steps]]
         following = joined.observations[joined.transition_rows[steps] + 1]
@@ -209,15 +207,12 @@ class DiffStitch:
         noise: Numbers,
     ) -> NDArray[np.float32]:
         """Generate what is not revealed of windows (B, H + 1, S), each within an episode."""
-        columns, episodes = self._states.columns, self._source.episodes
-        constants = episodes.observations[episodes.observation_offsets[episode]][:, columns.context]
-        context = columns.observation.select(columns.context).forward(constants)
+        episodes = self._source.episodes
+        context = self._states.columns.context_of(episodes.observations[episodes.observation_offsets[episode]])
         made = self._states.complete(states, revealed, context, lambda name, step: noise(f"{stream}/{name}", step))
         check_finite("state", made, remedy=REMEDY)
         return made
 
     def _normalised(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Normalised states of some rows of the source's observations, in the shape of `rows` with (S,) added."""
-        moving = ~self._states.columns.static
-        statistics = self._states.columns.observation.select(moving)
-        return statistics.forward(self._source.episodes.observations[rows][..., moving])
+        return self._states.columns.states(self._source.episodes.observations[rows])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.bank import static_columns
-from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.episodes import Episodes, offsets_of
 from gta_datasets.errors import DatasetError
 
 __all__ = ["Pairs", "Pieces"]
@@ -38,7 +38,7 @@ class Pieces:
         """
         order = np.argsort(group, kind="stable")
         counts = np.where(allowed, np.maximum(lengths - steps + 1, 0), 0)[order]
-        first = np.concatenate([[0], np.cumsum(counts)])
+        first = offsets_of(counts)
         return cls(order, first, first[np.searchsorted(group[order], np.arange(group.max() + 2))])
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.episodes import Episodes, end_flags
 
 __all__ = ["Plans", "estimate_steps", "join", "window_rows"]
 
@@ -71,16 +71,15 @@ def join(plans: Plans, episodes: Episodes) -> Episodes:
     A trajectory ends as its second piece does: terminated where that is, truncated otherwise.
     """
     transitions = _places(plans, episodes.offsets, plans.length)
-    terminations, truncations = np.zeros((2, *transitions.shape), np.bool_)
-    terminations[:, -1] = episodes.terminations[transitions[:, -1]]
-    truncations[:, -1] = ~terminations[:, -1]
+    offsets = np.arange(len(plans.bridge) + 1) * plans.length
+    terminations, truncations = end_flags(offsets, episodes.terminations[transitions[:, -1]])
     return Episodes(
         observations=_flat(episodes.observations[_places(plans, episodes.observation_offsets, plans.length + 1)]),
         actions=_flat(episodes.actions[transitions]),
         rewards=_flat(episodes.rewards[transitions]),
-        terminations=_flat(terminations),
-        truncations=_flat(truncations),
-        offsets=np.arange(len(plans.bridge) + 1) * plans.length,
+        terminations=terminations,
+        truncations=truncations,
+        offsets=offsets,
     )
 
 

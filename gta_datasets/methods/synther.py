@@ -124,8 +124,8 @@ class SynthER:
         context, states, actions, rewards, following, done = np.split(rows, self._bounds, axis=1)
         observed = np.zeros((size, 2, len(columns.static)), np.float32)
         observed[:, :, columns.context] = context[:, None]
-        observed[:, 0, ~columns.static] = states
-        observed[:, 1, ~columns.static] = following
+        observed[:, 0, columns.moving] = states
+        observed[:, 1, columns.moving] = following
         episodes = valid_episodes(
             self._source,
             observations=columns.observation.inverse(observed).reshape(2 * size, -1),

@@ -37,11 +37,10 @@ class DynamicsModel(LearnedModel):
 
         In the dataset's own units; columns that are constant within every episode stay as they are.
         """
-        following, rewards = observations.astype(np.float64), np.empty(len(observations))
-        moving = ~self._columns.static
-        statistics = self._columns.observation.select(moving)
+        following, rewards = np.empty(observations.shape), np.empty(len(observations))
         for part, predicted, steps in self._predicted(observations, actions, observations):
-            following[part, moving] = statistics.inverse(steps.states + predicted[:, :-1] * self._change_scale)
+            states = steps.states + predicted[:, :-1] * self._change_scale
+            following[part] = self._columns.with_states(observations[part], states)
             rewards[part] = self._columns.reward.inverse(predicted[:, -1:])[:, 0]
         return following, rewards
 

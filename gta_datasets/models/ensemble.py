@@ -132,12 +132,10 @@ class LearnedModel(ABC):
         self, observations: FloatArray, actions: FloatArray, rewards: FloatArray, following: FloatArray
     ) -> Steps:
         columns = self._columns
-        moving, context = ~columns.static, columns.context
-        statistics = columns.observation.select(moving)
-        states, next_states = (statistics.forward(values[:, moving]) for values in (observations, following))
+        states, next_states = columns.states(observations), columns.states(following)
         return Steps(
             states,
-            columns.observation.select(context).forward(observations[:, context]),
+            columns.context_of(observations),
             columns.action.forward(actions),
             columns.reward.forward(rewards[:, None]),
             (next_states - states) / self._change_scale,
@@ -207,13 +205,10 @@ class LearnedModel(ABC):
 
         Not its spread, which is next to nothing where every step changes a column alike, as of a clock.
         """
-        episodes, moving = self._source.episodes, ~self._columns.static
-        statistics, rows = self._columns.observation.select(moving), episodes.transition_rows
-        squares = np.zeros(int(moving.sum()))
+        observations, rows = self._source.episodes.observations, self._source.episodes.transition_rows
+        squares = np.zeros(self._columns.num_observed)
         for part in chunks(len(rows), CHUNK):
-            states, following = (
-                statistics.forward(episodes.observations[places][:, moving]) for places in (rows[part], rows[part] + 1)
-            )
+            states, following = (self._columns.states(observations[places]) for places in (rows[part], rows[part] + 1))
             squares += np.square(following - states, dtype=np.float64).sum(axis=0)
         usual = np.sqrt(squares / len(rows))
         scale: NDArray[np.float32] = np.where(usual > 0, usual, 1.0).astype(np.float32)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.bank import Columns
-from gta_datasets.data.episodes import Episodes, FloatArray
+from gta_datasets.data.episodes import Episodes, FloatArray, offsets_of
 from gta_datasets.data.reading import Source
-from gta_datasets.methods.assemble import valid_episodes
+from gta_datasets.methods.assemble import decoded, valid_episodes
 from gta_datasets.online.pruning import prune
 
 __all__ = ["Assembly", "Imagined"]
@@ -49,19 +49,13 @@ class Assembly:
         ended: NDArray[np.bool_],
     ) -> Episodes:
         """The first `lengths` (B,) transitions of generated rows as episodes that begin in `observations`."""
-        columns, step = self._columns, np.arange(rows.shape[1])
-        observed, acted = step <= lengths[:, None], step < lengths[:, None]
-        split = columns.num_observed + columns.num_actions
-        states = np.repeat(observations, lengths + 1, axis=0).astype(np.float64)
-        moving = ~columns.static
-        states[:, moving] = columns.observation.select(moving).inverse(rows[observed][:, : columns.num_observed])
-        firsts = np.cumsum(lengths + 1) - (lengths + 1)
-        states[firsts] = observations  # normalising and back costs digits
+        states, actions, rewards = decoded(rows, lengths, observations, self._columns)
+        states[offsets_of(lengths + 1)[:-1]] = observations  # normalising and back costs digits
         return valid_episodes(
             self._source,
             observations=states,
-            actions=columns.action.inverse(rows[acted][:, columns.num_observed : split]),
-            rewards=columns.reward.inverse(rows[acted][:, split:])[:, 0],
+            actions=actions,
+            rewards=rewards,
             terminated=ended,
             lengths=lengths,
             remedy="train longer, or adapt less (adapt_learning_rate, adapt_steps)",
@@ -70,7 +64,7 @@ class Assembly:
     def transitions(self, episodes: Episodes, steps: NDArray[np.float64]) -> Imagined:
         """The transitions of episodes of which `steps` (B,) are wanted; the one that ends the task always stays."""
         tolerance = self._loop_tolerance * self._usual_step
-        states = self._states(episodes.observations)
+        states = self._columns.states(episodes.observations)
         kept = []
         for number, (begin, end) in enumerate(zip(episodes.offsets[:-1], episodes.offsets[1:], strict=True)):
             ended = int(episodes.terminations[end - 1])
@@ -90,14 +84,9 @@ class Assembly:
             episodes.terminations[places],
         )
 
-    def _states(self, observations: FloatArray) -> NDArray[np.float32]:
-        """What varies within episodes, normalised, (n, S)."""
-        moving = ~self._columns.static
-        return self._columns.observation.select(moving).forward(observations[:, moving])
-
     @cached_property
     def _usual_step(self) -> float:
         """Median distance between a normalised state and the next one, in the source."""
         episodes = self._source.episodes
-        states, rows = self._states(episodes.observations), episodes.transition_rows
+        states, rows = self._columns.states(episodes.observations), episodes.transition_rows
         return float(np.median(np.linalg.norm(states[rows + 1] - states[rows], axis=1)))

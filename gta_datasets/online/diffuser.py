@@ -25,6 +25,7 @@ from gta_datasets.online.assembling import Assembly, Imagined
 from gta_datasets.online.trajectory_model import TrajectoryModel
 from gta_datasets.seeding import numpy_generator
 from gta_datasets.shelf import Shelf
+from gta_datasets.training.checkpoint import under
 
 __all__ = ["Diffuser"]
 
@@ -157,8 +158,7 @@ class Diffuser:
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over `weights` in the place of `fit`; RuntimeError if they are of another configuration."""
         for name, part in self._parts.items():
-            own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-            part.restore(own)
+            part.restore(under(weights, name))
 
     def _imagine(
         self,
@@ -171,8 +171,7 @@ class Diffuser:
         offline: bool,
     ) -> Imagined:
         """As `imagine`, of one model."""
-        columns, moving = self._columns, ~self._columns.static
-        statistics = columns.observation
+        columns = self._columns
         noise = normal_numbers(
             (len(observations), length + 1, columns.num_generated),
             seed=self._seed,
@@ -180,12 +179,7 @@ class Diffuser:
             number=number,
             device=self._device,
         )
-        rows = model.generate(
-            statistics.select(moving).forward(observations[:, moving]),
-            statistics.select(columns.context).forward(observations[:, columns.context]),
-            noise,
-            offline=offline,
-        )
+        rows = model.generate(columns.states(observations), columns.context_of(observations), noise, offline=offline)
         whole = np.full(len(observations), length)
         episodes = self._assembly.episodes(rows, observations, whole, np.zeros(len(whole), np.bool_))
         chances = numpy_generator(self._seed, f"endings {length}/{offline}", number).random((len(whole), length))

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.episodes import Episodes, end_flags, offsets_of
 from gta_datasets.data.reading import Source
 from gta_datasets.errors import requires_extra
 
@@ -50,17 +50,13 @@ class Recorded:
     def windows(self, numbers: NDArray[np.int64], horizon: int) -> Episodes:
         """The windows as episodes, in the units of the source."""
         lengths, buffer = self.lengths(numbers, horizon), self._buffer
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        offsets = offsets_of(lengths)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         rows = self._rows(np.repeat(numbers, lengths) + within)
-        last = offsets[1:] - 1
-        observations = np.insert(
-            buffer.observations[rows, 0], last + 1, buffer.next_observations[rows[last], 0], axis=0
-        )
-        terminations, truncations = np.zeros((2, len(rows)), np.bool_)
-        ended = rows[last]
-        terminations[last] = (buffer.dones[ended, 0] * (1 - buffer.timeouts[ended, 0])).astype(np.bool_)
-        truncations[last] = ~terminations[last]
+        last = rows[offsets[1:] - 1]
+        observations = np.insert(buffer.observations[rows, 0], offsets[1:], buffer.next_observations[last, 0], axis=0)
+        terminated = (buffer.dones[last, 0] * (1 - buffer.timeouts[last, 0])).astype(np.bool_)
+        terminations, truncations = end_flags(offsets, terminated)
         space = cast(spaces.Box, self._source.action_codec.space)
         return Episodes(
             observations=self._source.observation_codec.flatten(observations),

@@ -12,6 +12,7 @@ import gymnasium
 import minari
 import torch
 
+from gta_datasets.adapters.sb3_layout import STORED
 from gta_datasets.augment import whole_number
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.errors import CacheError, DatasetError, requires_extra
@@ -30,8 +31,6 @@ KIND, VERSION = "ATraDiffReplayBuffer", 3
 
 MAX_BYTES = 1024**4
 """Larger files are neither written nor read: transitions lie in memory, where a buffer of this size has no place."""
-
-STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")  # SB3's own arrays
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from gta_datasets.methods.sampling import Numbers, solve
 from gta_datasets.networks import build_network
 from gta_datasets.networks.precision import autocast
 from gta_datasets.seeding import numpy_generator, seeded, torch_generator
+from gta_datasets.training.checkpoint import under
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 from gta_datasets.training.loop import train
 from gta_datasets.training.team import Team
@@ -165,12 +166,9 @@ class TrajectoryModel:
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over `weights` in the place of `fit`; RuntimeError if they are of another model."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, value in weights.items():
-            kind, _, rest = name.partition(".")
-            parts.setdefault(kind, {})[rest] = value
-        self._offline = self._frozen(parts.get("offline", {}))
-        self._adapted = self._frozen(parts["adapted"]) if "adapted" in parts else None
+        adapted = under(weights, "adapted")
+        self._offline = self._frozen(under(weights, "offline"))
+        self._adapted = self._frozen(adapted) if adapted else None
 
     @property
     def _trained(self) -> EDMDenoiser:

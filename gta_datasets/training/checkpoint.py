@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from gta_datasets.atomic import atomic_write, open_regular
 from gta_datasets.errors import CacheError
 
-__all__ = ["Checkpoint", "chosen_path", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "chosen_path", "load_checkpoint", "save_checkpoint", "under"]
 
 MAX_BYTES = 8 * 1024**3
 """Larger files are refused: a checkpoint of the largest network here, with its optimiser, is under 1 GB."""
@@ -47,11 +48,14 @@ class Checkpoint:
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix.`, by the rest of their names."""
-        return {
-            name.removeprefix(f"{prefix}."): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(f"{prefix}.")
-        }
+        return under(self.tensors, prefix)
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those of some tensors whose names begin with `prefix.`, by the rest of their names."""
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }
 
 
 def chosen_path(path: Path | str) -> Path:

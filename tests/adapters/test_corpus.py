@@ -15,6 +15,7 @@ import pytest
 from gta_datasets import GTAAugmentedDataset, augment
 from gta_datasets.adapters import to_decision_transformer
 from gta_datasets.adapters.corpus import Corpus
+from gta_datasets.data import normalize
 from gta_datasets.errors import ConfigError, DatasetError
 from tests.builders import edit_file, linear_dataset, make_dataset
 from tests.smoke import tiny
@@ -41,6 +42,17 @@ def test_any_order_of_numbers_is_kept(augmented: GTAAugmentedDataset) -> None:
     corpus = Corpus(augmented)
     numbers = np.random.default_rng(0).permutation(len(corpus))
     np.testing.assert_array_equal(corpus.transitions(numbers).rewards, rewards_of(augmented)[numbers])
+
+
+@pytest.mark.parametrize(("stop", "ends"), [(None, [30, 60, 81]), (40, [30, 40]), (30, [30])])
+def test_parts_are_the_first_transitions_in_order(
+    augmented: GTAAugmentedDataset, monkeypatch: pytest.MonkeyPatch, stop: int | None, ends: list[int]
+) -> None:
+    monkeypatch.setattr(normalize.chunks, "__defaults__", (30,))
+    parts = list(Corpus(augmented).parts(stop))
+    assert [(numbers.start, numbers.stop) for numbers, _ in parts] == list(zip([0, *ends[:-1]], ends, strict=True))
+    for numbers, found in parts:
+        np.testing.assert_array_equal(found.rewards, rewards_of(augmented)[numbers])
 
 
 def test_a_plain_dataset_is_all_real(augmented: GTAAugmentedDataset) -> None:

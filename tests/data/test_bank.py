@@ -71,6 +71,46 @@ def test_a_column_that_moves_in_one_episode_only_is_generated() -> None:
     assert not columns.static[GOAL]
 
 
+@pytest.mark.parametrize("shape", [(14,), (2, 7), (1, 14, 1)])
+def test_states_and_context_are_the_standardised_columns_of_their_kind(shape: tuple[int, ...]) -> None:
+    episodes = with_goal([4, 2, 5])
+    columns, expected = Columns.of(episodes), standardised(episodes.observations).reshape(*shape, 5)
+    observations = episodes.observations.reshape(*shape, 5)
+    states, context = columns.states(observations), columns.context_of(observations)
+    assert states.dtype == context.dtype == np.float32
+    np.testing.assert_allclose(states, expected[..., :GOAL], atol=1e-5)
+    np.testing.assert_allclose(context, expected[..., [GOAL]], atol=1e-5)
+
+
+def test_states_go_back_into_observations_of_any_episode() -> None:
+    episodes = with_goal([4, 2, 5])
+    columns, observations = Columns.of(episodes), episodes.observations
+    others = np.roll(observations.astype(np.float64), 6, axis=0)
+    before = others.copy()
+    made = columns.with_states(others, columns.states(observations))
+    assert made.dtype == np.float64
+    np.testing.assert_allclose(made[:, :GOAL], observations[:, :GOAL], atol=1e-5)
+    np.testing.assert_array_equal(made[:, GOAL:], before[:, GOAL:])
+    np.testing.assert_array_equal(others, before)
+
+
+def test_observations_that_never_change_have_no_states() -> None:
+    episodes = dataclasses.replace(linear_episodes([3, 2]), observations=np.full((7, 2), 0.5, np.float32))
+    columns = Columns.of(episodes)
+    assert columns.states(episodes.observations).shape == columns.context_of(episodes.observations).shape == (7, 0)
+    np.testing.assert_array_equal(columns.with_states(episodes.observations, np.zeros((7, 0), np.float32)), 0.5)
+
+
+def test_changed_columns_have_statistics_of_their_own() -> None:
+    episodes = with_goal([4, 2, 5])
+    columns = Columns.of(episodes)
+    usual, context = columns.states(episodes.observations), columns.context_of(episodes.observations)
+    spread = columns.observation
+    wider = dataclasses.replace(columns, observation=dataclasses.replace(spread, scale=2 * spread.scale))
+    np.testing.assert_allclose(wider.states(episodes.observations), usual / 2, rtol=1e-6)
+    np.testing.assert_allclose(wider.context_of(episodes.observations), context / 2, rtol=1e-6)
+
+
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 7), min_size=2, max_size=5), horizon=st.integers(1, 8), seed=st.integers(0, 99))
 def test_gathering_is_slicing_and_masking(lengths: list[int], horizon: int, seed: int) -> None:

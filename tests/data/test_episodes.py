@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gta_datasets.data.episodes import Episodes, concatenate
+from gta_datasets.data.episodes import Episodes, concatenate, end_flags, offsets_of
 from gta_datasets.errors import DatasetError
 from tests.builders import linear_episodes
 
@@ -47,6 +47,26 @@ def test_layout_agrees_with_cutting_episode_by_episode(lengths: list[int]) -> No
     following = np.concatenate([part["observations"][1:] for part in parts])
     np.testing.assert_array_equal(episodes.observations[episodes.transition_rows], states)
     np.testing.assert_array_equal(episodes.next_observations, following)
+
+
+@pytest.mark.parametrize("lengths", [[], [3], [2, 1, 4], [0, 2, 0]])
+def test_offsets_are_the_sums_of_the_lengths_before(lengths: list[int]) -> None:
+    offsets = offsets_of(np.array(lengths, np.int64))
+    assert offsets.dtype == np.int64
+    assert offsets.tolist() == [sum(lengths[:place]) for place in range(len(lengths) + 1)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=lengths_of, data=st.data())
+def test_every_episode_ends_in_one_flag_at_its_last_step(lengths: list[int], data: st.DataObject) -> None:
+    terminated = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
+    terminations, truncations = end_flags(offsets_of(np.array(lengths)), np.array(terminated))
+    for flags, wanted in ((terminations, terminated), (truncations, [not ended for ended in terminated])):
+        expected = [
+            flag for length, end in zip(lengths, wanted, strict=True) for flag in [False] * (length - 1) + [end]
+        ]
+        assert flags.dtype == np.bool_
+        assert flags.tolist() == expected
 
 
 @settings(max_examples=40, deadline=None)

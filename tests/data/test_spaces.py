@@ -133,7 +133,7 @@ def test_leaves_tile_the_vector_in_order(space):
     assert codec.size == spaces.flatdim(space)
 
 
-def test_paths_and_kinds_of_a_nested_space():
+def test_keys_and_spaces_of_a_nested_space():
     space = spaces.Dict(
         {
             "goal": spaces.Box(-1, 1, (2,)),
@@ -143,10 +143,10 @@ def test_paths_and_kinds_of_a_nested_space():
     )
     codec = SpaceCodec.of(space)
     assert [tuple(leaf) for leaf in codec.leaves] == [
-        ("goal", 0, 2, "box"),
-        ("pair/0", 2, 5, "categorical"),
-        ("pair/1", 5, 7, "binary"),
-        ("tick", 7, 8, "integer"),
+        (("goal",), 0, 2, space["goal"]),
+        (("pair", 0), 2, 5, space["pair"][0]),
+        (("pair", 1), 5, 7, space["pair"][1]),
+        (("tick",), 7, 8, space["tick"]),
     ]
     flat = codec.flatten(
         {

@@ -82,7 +82,7 @@ def test_the_first_episode_is_read_without_making_the_others(
     assert not augmented.is_fitted
     generated = iter(augmented.generated)
     assert next(generated).id == 0
-    assert augmented.storage.pipeline.shard_store.indices() == [0]
+    assert augmented.storage.pipeline.fit().indices() == [0]
 
 
 def test_sampling_follows_the_seed(augmented: GTAAugmentedDataset) -> None:

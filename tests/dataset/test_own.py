@@ -37,7 +37,7 @@ def test_training_and_generating_when_asked(dataset: minari.MinariDataset, tmp_p
     assert augmented.fit() is augmented
     assert augmented.is_fitted
     assert not augmented.is_complete
-    assert augmented.storage.pipeline.shard_store.indices() == []
+    assert augmented.storage.pipeline.fit().indices() == []
     assert augmented.generate() is augmented
     assert augmented.is_complete
 
@@ -158,7 +158,7 @@ def test_a_name_that_cannot_be_exported_to_is_refused_before_any_work(
 def test_quality_generates_only_what_it_measures(dataset: minari.MinariDataset, tmp_path: Path) -> None:
     augmented = tiny(dataset, cache_dir=tmp_path, num_transitions=2_000)
     found = augmented.quality(sample=100, novelty_sample=50)
-    assert augmented.storage.pipeline.shard_store.indices() == [0, 1]
+    assert augmented.storage.pipeline.fit().indices() == [0, 1]
     rewards = np.concatenate([augmented.generated[number].rewards for number in range(16)])
     assert found.generated.reward == pytest.approx(rewards.mean(dtype=np.float64))
     assert found.source.reward == pytest.approx(np.mean([e.rewards.mean(dtype=np.float64) for e in dataset]), rel=1e-5)

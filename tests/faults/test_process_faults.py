@@ -207,7 +207,7 @@ def test_row_35_processes_at_once_train_one_model_and_agree(dataset: minari.Mina
         assert [report["found"][str(number)] for report in reports] == [expected] * 3
     cached = tiny(dataset, cache_dir=tmp_path / "cache")
     assert cached.key == alone.key
-    assert cached.storage.pipeline.shard_store.verify() == {0: True, 1: True, 3: True}
+    assert cached.storage.pipeline.fit().verify() == {0: True, 1: True, 3: True}
     assert not list((tmp_path / "cache").rglob(".*"))
 
 

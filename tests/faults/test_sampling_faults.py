@@ -57,18 +57,18 @@ def test_row_32_out_of_memory_halves_the_batch_and_changes_nothing(
         return plain(network, x, *others)
 
     short = tiny(dataset, **settings)
-    short.storage.pipeline.shard_store.clear()
+    short.storage.pipeline.fit().clear()
     monkeypatch.setattr(TemporalMixer, "forward", forward)
     with caplog.at_level(logging.WARNING, logger="gta_datasets"):
         assert shard_bytes(short, 0) == expected
     assert [line for line in caplog.messages if "out of memory" in line] == [
         f"out of memory: going on with {size} windows per network evaluation" for size in (64, 32)
     ]
-    short.storage.pipeline.shard_store.clear()
+    short.storage.pipeline.fit().clear()
     room = 0
     with pytest.raises(RuntimeError, match="memory"):
         shard_bytes(short, 0)
-    assert short.storage.pipeline.shard_store.indices() == []
+    assert short.storage.pipeline.fit().indices() == []
 
 
 def test_row_32_other_errors_of_a_network_are_not_a_shortage(

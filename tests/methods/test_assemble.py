@@ -15,7 +15,7 @@ from gta_datasets.data.reading import Source
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.data.windows import WindowIndex, Windows
 from gta_datasets.errors import DivergenceError
-from gta_datasets.methods.assemble import assemble_shard
+from gta_datasets.methods.assemble import assemble_shard, decoded
 from tests.builders import LINEAR_ACTION_SPACE, LINEAR_OBSERVATION_SPACE, episode_buffer, linear_episodes
 from tests.smoke import leaves
 
@@ -112,6 +112,21 @@ def test_without_noise_the_windows_of_the_source_come_back() -> None:
             assert getattr(part, name).dtype == np.float32
             np.testing.assert_allclose(getattr(part, name), expected[name], atol=2e-6)
         np.testing.assert_array_equal(part.terminations, expected["terminations"])
+
+
+def test_decoded_windows_take_what_is_constant_from_elsewhere_and_stop_at_their_lengths() -> None:
+    episodes = random_source(GOAL, LINEAR_ACTION_SPACE).episodes
+    lengths, chosen = np.array([2, 4, 1]), episodes.observations[episodes.observation_offsets[[4, 0, 2]]]
+    rows = np.random.default_rng(0).normal(size=(3, HORIZON + 1, 6)).astype(np.float32)
+    observations, actions, rewards = decoded(rows, lengths, chosen, Columns.of(episodes))
+    parts = [episodes.observations[:, 2:], episodes.actions, episodes.rewards[:, None]]
+    mean, std = (np.concatenate([getattr(part, name)(axis=0) for part in parts]) for name in ("mean", "std"))
+    units = rows * std + mean
+    states = np.concatenate([units[window, : length + 1, :3] for window, length in enumerate(lengths)])
+    taken = np.concatenate([units[window, :length, 3:] for window, length in enumerate(lengths)])
+    np.testing.assert_array_equal(observations[:, :2], np.repeat(chosen[:, :2], lengths + 1, axis=0))
+    np.testing.assert_allclose(observations[:, 2:], states, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.column_stack([actions, rewards]), taken, rtol=1e-5, atol=1e-5)
 
 
 def test_every_window_ends_once_and_at_its_last_step() -> None:
