@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gta_datasets.adapters.sb3_buffers import AugmentedReplayBuffer, num_added
 from gta_datasets.errors import ConfigError, DivergenceError, requires_extra
 from gta_datasets.online.critics import check_critic, td_errors
 from gta_datasets.online.opening import check_one_environment
@@ -33,6 +34,9 @@ class ATraDiffCallback(BaseCallback):
     `atradiff/recorded` and `atradiff/generated` (transitions in the buffer), `atradiff/pruned` (transitions that were
     cut out as loops), and after an adaptation `atradiff/adaptations` and `atradiff/adaptation_loss`. An adaptation
     that diverges is a warning, and the models stay as they were.
+
+    The buffer of a dataset that `gta_datasets.adapters.pretrain` gave the model is replaced, too, as long as nothing was
+    recorded in it.
 
     Args:
         buffer: the buffer; the same in every call of `learn()` on a model.
@@ -61,15 +65,17 @@ class ATraDiffCallback(BaseCallback):
         if buffer.config.adaptation.adapt_every and buffer.config.adaptation.importance == "td_error":
             check_critic(model)
         held = model.replay_buffer
-        if model.optimize_memory_usage or (held is not None and type(held) not in (ReplayBuffer, type(buffer))):
+        replaceable = (ReplayBuffer, AugmentedReplayBuffer, type(buffer), type(None))
+        if model.optimize_memory_usage or type(held) not in replaceable:
             raise ConfigError(
                 f"the model asks for a replay buffer of another kind ({type(held).__name__}, "
                 f"optimize_memory_usage={model.optimize_memory_usage}), which this one cannot stand in for; leave "
                 "replay_buffer_class, n_steps and optimize_memory_usage of the model as they are"
             )
-        if held is not buffer and held is not None and held.size():
+        # A dataset that the model was pretrained on stays where it is.
+        if held is not buffer and held is not None and num_added(held):
             raise ConfigError(
-                f"the model's replay buffer holds {held.size()} transitions, which would be lost; empty it by "
+                f"the model's replay buffer holds {num_added(held)} transitions, which would be lost; empty it by "
                 "model.replay_buffer.reset()"
             )
         model.replay_buffer = buffer

@@ -15,6 +15,7 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from gta_datasets.adapters import pretrain
 from gta_datasets.errors import ConfigError, DivergenceError
 from gta_datasets.online import ATraDiffReplayBuffer
 from gta_datasets.online.critics import td_errors
@@ -130,6 +131,22 @@ def test_models_that_cannot_use_the_buffer_are_refused(dataset: minari.MinariDat
     model.learn(5)
     with pytest.raises(ConfigError, match="holds 5 transitions, which would be lost"):
         model.learn(4, callback=buffer.callback())
+
+
+def test_a_pretrained_model_goes_on_with_the_buffer(dataset: minari.MinariDataset) -> None:
+    model = pretrain(model_of(SAC, learning_starts=0), dataset, 3, progress=False)
+    buffer, offline = quick_buffer(dataset), model.replay_buffer
+    model.learn(20, callback=buffer.callback())
+    assert (model.replay_buffer is buffer, buffer.size()) == (True, 20)
+    assert offline.size() == dataset.total_steps
+    assert model._n_updates == 3 + 20
+    model = pretrain(model_of(SAC), dataset, 3, progress=False)
+    model.learn(5)
+    with pytest.raises(ConfigError, match="holds 5 transitions, which would be lost; empty it"):
+        model.learn(4, callback=buffer.callback())
+    model.replay_buffer.reset()
+    model.learn(4, callback=quick_buffer(dataset).callback())
+    assert model.replay_buffer.size() == 4
 
 
 def through(layers: Iterable[nn.Module], values: Array) -> Array:
