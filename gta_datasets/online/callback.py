@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from gta_datasets.online.state import Costs
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3.common.buffers import ReplayBuffer
-    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ATraDiffCallback(BaseCallback):
     Raises:
         ConfigError: when `learn()` begins, for a model that is not off-policy, has several environments or other
             spaces than the buffer, holds transitions in another buffer, or whose temporal-difference error is asked for
-            and not known.
+            and not known; and beside a callback that would pickle the buffer.
     """
 
     def __init__(self, buffer: ATraDiffReplayBuffer) -> None:
@@ -82,6 +83,7 @@ class ATraDiffCallback(BaseCallback):
         buffer.device = buffer.synthetic.device = model.device
 
     def _on_training_start(self) -> None:
+        _check_none_pickles(self.locals.get("callback", self))  # all that learn() was given
         costs = self.buffer.costs
         self._started, self._steps = time.perf_counter(), self.num_timesteps
         self._before = Costs(costs.generation, costs.adaptation)
@@ -115,3 +117,23 @@ class ATraDiffCallback(BaseCallback):
         model = self.model
         batch = self.buffer._get_samples(rows, env=model.get_vec_normalize_env())
         return td_errors(model, batch, self.buffer.state.adaptations)  # type: ignore[arg-type]
+
+
+def _check_none_pickles(callback: BaseCallback) -> None:
+    """Raise ConfigError if a checkpoint of `callback`, or of those that it calls, would end `learn()` later."""
+    for each in _all_of(callback):
+        if isinstance(each, CheckpointCallback) and each.save_replay_buffer:
+            raise ConfigError(
+                "CheckpointCallback(save_replay_buffer=True) pickles the replay buffer, which an ATraDiffReplayBuffer "
+                "refuses; leave save_replay_buffer out, and call buffer.save(path) after learn(), or from a callback "
+                "of your own"
+            )
+
+
+def _all_of(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """The callback, and those that it calls: of a list, at an event, after an evaluation."""
+    yield callback
+    children = [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
+    for child in [*children, *getattr(callback, "callbacks", [])]:
+        if isinstance(child, BaseCallback):
+            yield from _all_of(child)
