@@ -12,6 +12,7 @@ import gymnasium
 import minari
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gta_datasets.adapters.mixing import whole_part
@@ -19,6 +20,7 @@ from gta_datasets.augment import configured, default_cache_dir, torch_device, wh
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.errors import ConfigError, requires_extra
 from gta_datasets.online.callback import ATraDiffCallback
+from gta_datasets.online.diffuser import Diffuser
 from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
 from gta_datasets.online.ratio import left_missing, per_step, trajectories
 from gta_datasets.online.recorded import Recorded
@@ -52,29 +54,47 @@ class ATraDiffReplayBuffer(ReplayBuffer):
     transition a trajectory of `L` transitions from its state is generated with probability rho / ((1 - rho) L); of
     every batch the share rho is generated, exactly over time, once there are any. All draws come from `seed`.
 
-    Raises:
-        ConfigError: always; a model that makes its own buffer (`replay_buffer_class`) has no dataset to give.
+    What a model makes of the class alone (`replay_buffer_class`) is a placeholder, with Stable-Baselines3's arguments:
+    the callback of a real one replaces it, and without that its first transition is a ConfigError.
     """
 
-    def __init__(self, *_arguments: object, **_options: object) -> None:
-        raise ConfigError(
-            "an ATraDiffReplayBuffer is made by ATraDiffReplayBuffer.from_dataset(dataset, env), not by the model: "
-            "leave out replay_buffer_class, and give callback() of the buffer to model.learn()"
-        )
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        *,
+        opened: Opened | None = None,
+    ) -> None:
+        super().__init__(buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage)
+        share = 0.0 if opened is None else per_step(opened.config.imagination.rho)
+        room = max(1, math.ceil(buffer_size * share))
+        self.synthetic = ReplayBuffer(room, observation_space, action_space, device)
+        self.costs, self.state, self._opened = Costs(), State(), opened
 
     @classmethod
     def _empty(cls, opened: Opened, buffer_size: int, device: torch.device | str) -> ATraDiffReplayBuffer:
         """A buffer without transitions."""
-        buffer = cls.__new__(cls)
-        buffer._open(opened, buffer_size, device)
-        return buffer
+        layout = opened.layout
+        return cls(buffer_size, layout.observation_space, layout.action_space, device, opened=opened)
 
-    def _open(self, opened: Opened, buffer_size: int, device: torch.device | str) -> None:
-        layout, self.config, self.opened = opened.layout, opened.config, opened
-        super().__init__(buffer_size, layout.observation_space, layout.action_space, device)
-        room = max(1, math.ceil(buffer_size * per_step(self.config.imagination.rho)))
-        self.synthetic = ReplayBuffer(room, layout.observation_space, layout.action_space, device)
-        self.costs, self.state = Costs(), State()
+    @property
+    def opened(self) -> Opened:
+        """The dataset, and what generates from it; ConfigError for a placeholder, which has neither."""
+        if self._opened is None:
+            raise ConfigError(
+                "this ATraDiffReplayBuffer was made by a model (replay_buffer_class) and has no dataset to generate "
+                "from; make buffer = ATraDiffReplayBuffer.from_dataset(dataset, env), and pass "
+                "callback=buffer.callback() to model.learn()"
+            )
+        return self._opened
+
+    @property
+    def config(self) -> ATraDiffConfig:
+        return self.opened.config
 
     @classmethod
     def from_dataset(
@@ -183,11 +203,12 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Record a transition, and generate from its state if it is its turn."""
+        """Record a transition, and generate from its state if it is its turn; ConfigError for a placeholder."""
+        diffuser, number = self.opened.diffuser, self.state.added
         super().add(obs, next_obs, action, reward, done, infos)
-        started, number = time.perf_counter(), self.state.added
+        started = time.perf_counter()
         self.state.added += 1  # whatever becomes of the rest
-        self._follow(obs, number)
+        self._follow(diffuser, obs, number)
         self.costs.generation += time.perf_counter() - started
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
@@ -255,9 +276,9 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         self.state.owed, generated = whole_part(owed, batch_size)
         return generated
 
-    def _follow(self, obs: NDArray[Any], number: int) -> None:
+    def _follow(self, diffuser: Diffuser, obs: NDArray[Any], number: int) -> None:
         """Note the state of a transition as often as trajectories are to begin there, and generate from enough."""
-        diffuser, state, rho = self.opened.diffuser, self.state, self.config.imagination.rho
+        state, rho = self.state, self.config.imagination.rho
         chance = numpy_generator(self.opened.seed, "generate", number).random()
         # Most states need no estimate: not even the shortest trajectory would begin there.
         if trajectories(rho, state.missing, diffuser.announced(1.0), chance):

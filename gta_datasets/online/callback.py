@@ -36,7 +36,7 @@ class ATraDiffCallback(BaseCallback):
     cut out as loops), and after an adaptation `atradiff/adaptations` and `atradiff/adaptation_loss`. An adaptation
     that diverges is a warning, and the models stay as they were.
 
-    The buffer of a dataset that `gta_datasets.adapters.pretrain` gave the model is replaced, too, as long as nothing was
+    A dataset's buffer, from `gta_datasets.adapters.pretrain`, is replaced like an empty one unless something was
     recorded in it.
 
     Args:

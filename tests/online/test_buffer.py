@@ -15,7 +15,6 @@ import pytest
 import torch
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
-from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
@@ -252,11 +251,6 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         quick_buffer(dataset, **arguments)
-
-
-def test_models_do_not_make_the_buffer() -> None:
-    with pytest.raises(ConfigError, match=r"made by ATraDiffReplayBuffer\.from_dataset"):
-        SAC("MlpPolicy", Line(), replay_buffer_class=ATraDiffReplayBuffer, device="cpu")
 
 
 def test_agents_of_several_seeds_may_share_their_models(

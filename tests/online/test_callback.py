@@ -158,6 +158,26 @@ def test_a_pretrained_model_goes_on_with_the_buffer(dataset: minari.MinariDatase
     assert model.replay_buffer.size() == 4
 
 
+def test_a_model_that_was_told_the_class_learns_from_the_buffer_alone(
+    dataset: minari.MinariDataset, tmp_path: Path
+) -> None:
+    model = model_of(SAC, replay_buffer_class=ATraDiffReplayBuffer)
+    wanted = r"has no dataset .*from_dataset\(dataset, env\), and pass callback=buffer\.callback\(\)"
+    for callback in (None, model.replay_buffer.callback()):
+        with pytest.raises(ConfigError, match=wanted):
+            model.learn(5, callback=callback)
+    with pytest.raises(ConfigError, match=wanted):
+        model.replay_buffer.save(tmp_path / "buffer")
+    model.replay_buffer.reset()
+    buffer = quick_buffer(dataset)
+    model.learn(20, callback=buffer.callback())
+    assert (model.replay_buffer is buffer, buffer.size()) == (True, 20)
+    model.save(tmp_path / "model")
+    model = SAC.load(tmp_path / "model", env=Line(), device="cpu")
+    model.learn(10, callback=buffer.callback(), reset_num_timesteps=False)
+    assert buffer.size() == 30
+
+
 PLACES: dict[str, Callable[[BaseCallback], BaseCallback]] = {
     "beside it": lambda checkpoint: checkpoint,
     "in a list": lambda checkpoint: CallbackList([LogEveryNTimesteps(5), checkpoint]),
