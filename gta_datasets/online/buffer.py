@@ -19,10 +19,11 @@ from gta_datasets.adapters.mixing import whole_part
 from gta_datasets.augment import configured, default_cache_dir, torch_device, whole_number
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.errors import ConfigError, requires_extra
+from gta_datasets.online.assembling import Imagined
 from gta_datasets.online.callback import ATraDiffCallback
-from gta_datasets.online.diffuser import Diffuser
+from gta_datasets.online.following import followed
 from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
-from gta_datasets.online.ratio import left_missing, per_step, trajectories
+from gta_datasets.online.ratio import per_step
 from gta_datasets.online.recorded import Recorded
 from gta_datasets.online.saving import read_saved, refusing_damage, write_saved
 from gta_datasets.online.state import Costs, State
@@ -40,10 +41,6 @@ __all__ = ["ATraDiffReplayBuffer"]
 
 Importance = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
 """Importance (n,) of the recorded transitions in the given rows (n,) of the buffer."""
-
-
-LONGEST_WAIT = 500
-"""Transitions after which trajectories are generated from however few states wait."""
 
 
 class ATraDiffReplayBuffer(ReplayBuffer):
@@ -204,11 +201,13 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Record a transition, and generate from its state if it is its turn; ConfigError for a placeholder."""
-        diffuser, number = self.opened.diffuser, self.state.added
+        opened, number = self.opened, self.state.added
         super().add(obs, next_obs, action, reward, done, infos)
         started = time.perf_counter()
         self.state.added += 1  # whatever becomes of the rest
-        self._follow(diffuser, obs, number)
+        made = followed(opened, self.state, obs, number)
+        if made is not None:
+            self._keep(made)
         self.costs.generation += time.perf_counter() - started
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
@@ -276,31 +275,9 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         self.state.owed, generated = whole_part(owed, batch_size)
         return generated
 
-    def _follow(self, diffuser: Diffuser, obs: NDArray[Any], number: int) -> None:
-        """Note the state of a transition as often as trajectories are to begin there, and generate from enough."""
-        state, rho = self.state, self.config.imagination.rho
-        chance = numpy_generator(self.opened.seed, "generate", number).random()
-        # Most states need no estimate: not even the shortest trajectory would begin there.
-        if trajectories(rho, state.missing, diffuser.announced(1.0), chance):
-            current = self.opened.source.observation_codec.flatten(obs)
-            steps = diffuser.estimate(current)
-            count = trajectories(rho, state.missing, diffuser.announced(float(steps[0])), chance)
-            state.wait(np.repeat(current, count, axis=0), np.repeat(steps, count), number)
-        state.missing = left_missing(rho, state.missing)
-        waiting = len(state.waiting)
-        if waiting >= self.config.imagination.starts_per_batch or (
-            waiting and number - state.waiting_since >= LONGEST_WAIT
-        ):
-            self._imagine()
-
-    def _imagine(self) -> None:
-        """Generate from the states that wait."""
-        diffuser, layout, state = self.opened.diffuser, self.opened.layout, self.state
-        starts, steps, number = state.waiting, state.waiting_steps, state.imaginations
-        # Before generating: states from which it fails would fail for ever.
-        state.waiting, state.waiting_steps, state.imaginations = starts[:0], steps[:0], number + 1
-        made = diffuser.imagine(starts, steps, number)
-        state.missing += sum(map(diffuser.announced, steps.tolist())) - len(made.rewards)
+    def _keep(self, made: Imagined) -> None:
+        """Put generated transitions into the generated part."""
+        layout = self.opened.layout
         observations, following = (
             np.asarray(layout.observations(flat)) for flat in (made.observations, made.next_observations)
         )

@@ -270,7 +270,7 @@ def test_agents_of_several_seeds_may_share_their_models(
 
 
 def test_no_state_waits_for_ever(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gta_datasets.online.buffer.LONGEST_WAIT", 30)
+    monkeypatch.setattr("gta_datasets.online.following.LONGEST_WAIT", 30)
     buffer, since = quick_buffer(dataset, rho=0.1, lengths=(5,), starts_per_batch=1_000), []
     for number in range(300):
         walk(buffer, 1, number)
