@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gta_datasets.data.episodes import FloatArray
+from gta_datasets.errors import DivergenceError
 from gta_datasets.online.assembling import Imagined
 from gta_datasets.online.opening import Opened
-from gta_datasets.online.ratio import left_missing, trajectories
+from gta_datasets.online.ratio import left_missing, trajectories, with_failed
 from gta_datasets.online.state import State
 from gta_datasets.seeding import numpy_generator
 
@@ -20,7 +23,7 @@ LONGEST_WAIT = 500
 
 
 def followed(opened: Opened, state: State, observation: NDArray[Any], number: int) -> Imagined | None:
-    """What is generated after a recorded transition, or None where too few states wait.
+    """What is generated after a recorded transition; None where too few states wait, or where it fails, with a warning.
 
     Args:
         opened: what generates.
@@ -43,18 +46,43 @@ def _note(opened: Opened, state: State, observation: NDArray[Any], number: int) 
     diffuser, rho = opened.diffuser, opened.config.imagination.rho
     chance = numpy_generator(opened.seed, "generate", number).random()
     # Most states need no estimate: not even the shortest trajectory would begin there.
-    if trajectories(rho, state.missing, diffuser.announced(1.0), chance):
-        current = opened.source.observation_codec.flatten(observation)
+    shortest = diffuser.announced(1.0)
+    most = trajectories(rho, state.missing, shortest, chance)
+    if not most:
+        return
+    current = opened.source.observation_codec.flatten(observation)
+    with np.errstate(over="ignore", invalid="ignore"):
         steps = diffuser.estimate(current)
+    if np.isfinite(steps[0]):
         count = trajectories(rho, state.missing, diffuser.announced(float(steps[0])), chance)
         state.wait(np.repeat(current, count, axis=0), np.repeat(steps, count), number)
+    else:
+        _give_up(opened, state, current, most * shortest, f"the transitions left there are estimated at {steps[0]}")
 
 
-def _imagined(opened: Opened, state: State) -> Imagined:
-    """Trajectories from the states that wait."""
+def _imagined(opened: Opened, state: State) -> Imagined | None:
+    """Trajectories from the states that wait, or None where that fails."""
     starts, steps, number = state.waiting, state.waiting_steps, state.imaginations
     # Before generating: states from which it fails would fail for ever.
     state.waiting, state.waiting_steps, state.imaginations = starts[:0], steps[:0], number + 1
-    made = opened.diffuser.imagine(starts, steps, number)
-    state.missing += sum(map(opened.diffuser.announced, steps.tolist())) - len(made.rewards)
+    announced = sum(map(opened.diffuser.announced, steps.tolist()))
+    try:
+        made = opened.diffuser.imagine(starts, steps, number)
+    except DivergenceError as error:
+        _give_up(opened, state, starts, announced, str(error))
+        return None
+    state.missing += announced - len(made.rewards)
     return made
+
+
+def _give_up(opened: Opened, state: State, states: FloatArray, announced: float, reason: str) -> None:
+    """Warn that nothing comes of some states (n, obs_dim); a long run need not end for that."""
+    state.missing = with_failed(opened.config.imagination.rho, state.missing, announced)
+    with np.errstate(over="ignore", invalid="ignore"):
+        farthest = opened.diffuser.farthest(states)
+    warnings.warn(
+        f"nothing is generated from {len(states)} of the recorded states, which is made up for later: {reason}. The "
+        f"farthest of them lies {farthest:.3g} standard deviations from the data; if that is far, look at what the "
+        "environment observes",
+        stacklevel=2,
+    )
