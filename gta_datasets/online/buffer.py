@@ -113,7 +113,8 @@ class ATraDiffReplayBuffer(ReplayBuffer):
 
         Args:
             dataset: a Minari dataset, never modified, or the id of one.
-            env: where the agent will learn, for its spaces.
+            env: where the agent will learn, for its spaces; in gymnasium.wrappers.FlattenObservation where the
+                dataset has observations in a Dict or Tuple.
             rho: share of generated transitions, in [0, 1).
             preset: "paper", "fast", "cpu", "demo", "smoke" or "auto", as for `gta_datasets.augment`.
             seed: of generation and batches.

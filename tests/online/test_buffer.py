@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +224,17 @@ def test_environments_that_do_not_fit_are_refused(dataset: minari.MinariDataset,
     ("space", "error", "message"),
     [
         (spaces.Box(0, 255, (4, 4), np.uint8), UnsupportedSpaceError, "an image of shape"),
-        (spaces.Dict({"a": spaces.Box(-1, 1, (2,))}), ConfigError, "needs a Box .*FlattenObservation"),
+        (
+            spaces.Dict({"a": spaces.Box(-1, 1, (2,))}),
+            ConfigError,
+            r"space is Dict.* instead of Box.*FlattenObservation",
+        ),
+        (spaces.Dict({"a": spaces.Discrete(4)}), ConfigError, "needs a Box, or a Dict or Tuple of these"),
         (spaces.Discrete(4), ConfigError, "needs a Box"),
     ],
 )
 def test_other_observations_are_refused(space: spaces.Space, error: type[Exception], message: str) -> None:
-    data = make_dataset(f"buffer/{type(space).__name__.lower()}-v0", observation_space=space)
+    data = make_dataset(f"buffer/{re.sub(r'[^a-z0-9]', '', str(space).lower())}-v0", observation_space=space)
     env = gymnasium.Env()
     env.observation_space, env.action_space = data.observation_space, data.action_space
     with pytest.raises(error, match=message):
