@@ -234,6 +234,22 @@ def test_actions_out_of_bounds_are_refused(config: type[Any]) -> None:
         algorithm.update(batch)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_actions_that_are_not_finite_are_refused(config: type[Any]) -> None:
+    actions = np.full((8, 2), 0.5, np.float32)
+    actions[:, 0] = np.linspace(-1, 1, 8)  # the second is constant
+    algorithm = config(**TINY, action_scaler=d3rlpy.preprocessing.MinMaxActionScaler()).create()
+    with pytest.raises(
+        DatasetError, match=r"not finite in dimensions \[1\], .* the same, .* give it minimum and maximum"
+    ):
+        fit(algorithm, dataset(np.zeros((8, 3), np.float32), actions), 1)
+    for value in (np.nan, np.inf):
+        algorithm, batch = built(config), minibatch()
+        batch.actions[3, 0] = value
+        with pytest.raises(DatasetError, match=r"not finite in dimensions \[0\]"):
+            algorithm.update(batch)
+
+
 def test_training_goes_on_online() -> None:
     env = gymnasium.make("Pendulum-v1")
     box = {"observation_space": env.observation_space, "action_space": env.action_space}
