@@ -235,6 +235,25 @@ def test_actions_out_of_bounds_are_refused(config: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+def test_observations_and_actions_of_other_sizes_are_refused(config: type[Any]) -> None:
+    algorithm = built(config)
+    for act in (algorithm.predict, algorithm.sample_action, lambda x: algorithm.predict_value(x, x[:, :2])):
+        with pytest.raises(ConfigError, match=r"made for observations of shape \(3,\), and these are of shape \(4,\)"):
+            act(np.zeros((2, 4), np.float32))
+    with pytest.raises(ConfigError, match=r"these are of shape \(\)"):
+        algorithm.predict(np.zeros(3, np.float32))  # without a batch
+    with pytest.raises(ConfigError, match=r"these are of shape \(\(3,\), \(1,\)\)"):
+        algorithm.predict([np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32)])
+    with pytest.raises(
+        ConfigError, match=r"observations of shape \(3,\), and these are of shape \(5,\).* a new policy"
+    ):
+        fit(algorithm, dataset(np.zeros((8, 5), np.float32), np.full((8, 2), 0.5, np.float32)), 1)
+    with pytest.raises(ConfigError, match=r"actions of shape \(2,\), and these are of shape \(3,\)"):
+        fit(algorithm, dataset(np.zeros((8, 3), np.float32), np.full((8, 3), 0.5, np.float32)), 1)
+    fit(algorithm, dataset(np.zeros((8, 3), np.float32), np.full((8, 2), 0.5, np.float32)), 1)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 def test_actions_that_are_not_finite_are_refused(config: type[Any]) -> None:
     actions = np.full((8, 2), 0.5, np.float32)
     actions[:, 0] = np.linspace(-1, 1, 8)  # the second is constant
