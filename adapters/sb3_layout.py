@@ -83,9 +83,18 @@ class _Part:
         return values.astype(self._dtype, copy=False).reshape(len(flat), *self._shape)
 
 
-def check_spaces(dataset: minari.MinariDataset, env: gymnasium.Env[Any, Any] | VecEnv | None) -> None:
-    """Raise ConfigError if `env` has other spaces than the dataset, or SB3's off-policy algorithms lack such spaces."""
-    of_dataset = {"observation space": dataset.observation_space, "action space": dataset.action_space}
+def check_spaces(
+    dataset: minari.MinariDataset, env: gymnasium.Env[Any, Any] | VecEnv | None, *, flat: bool = False
+) -> None:
+    """Raise ConfigError if `env` has other spaces than the dataset, or SB3's off-policy algorithms lack such spaces.
+
+    Args:
+        dataset: the dataset.
+        env: the environment; None for no comparison.
+        flat: the environment has to give the dataset's observations as gymnasium.wrappers.FlattenObservation does.
+    """
+    observation_space = spaces.flatten_space(dataset.observation_space) if flat else dataset.observation_space
+    of_dataset = {"observation space": observation_space, "action space": dataset.action_space}
     if env is not None:
         if not isinstance(env, gymnasium.Env | VecEnv):
             raise ConfigError(
@@ -95,11 +104,14 @@ def check_spaces(dataset: minari.MinariDataset, env: gymnasium.Env[Any, Any] | V
         for (name, recorded), given in zip(of_dataset.items(), of_env, strict=True):
             difference = _difference(given, recorded, name)
             if difference is not None:
+                remedy = (
+                    "in gymnasium.wrappers.FlattenObservation" if flat else "(dataset.recover_environment()), or None"
+                )
                 raise ConfigError(
                     f"the environment does not fit dataset {dataset.id!r}: {difference}; give the environment that was "
-                    "recorded (dataset.recover_environment()), or None"
+                    f"recorded {remedy}"
                 )
-    problem = _observation_problem(dataset.observation_space) or _action_problem(dataset.action_space)
+    problem = _observation_problem(observation_space) or _action_problem(dataset.action_space)
     if problem is not None:
         raise ConfigError(f"dataset {dataset.id!r} has {problem}; rebuild it with other spaces, or use another adapter")
 

@@ -11,7 +11,7 @@ from benchmarks.experiments import Experiment
 from benchmarks.results_table import Runs, score
 from benchmarks.statistics import deviation, share_above
 from benchmarks.tasks import Task
-from gta_datasets.plots.comparison import colour_of
+from gta_datasets.plots.comparison import colour_of, line_of
 from gta_datasets.plots.drawing import legend, new_figure
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def draw_curves(axes: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) ->
         means = [[line["returns"][str(u)]["mean"] for line in lines if str(u) in line["returns"]] for u in updates]
         centre, spread = np.array([np.mean(found) for found in means]), np.array([deviation(found) for found in means])
         # Also without a line: the legend is that of the first panel.
-        axes.plot(updates, centre, color=colour_of(place), label=name, linewidth=1.6)
+        axes.plot(updates, centre, line_of(place), color=colour_of(place), label=name, linewidth=1.6)
         axes.fill_between(updates, centre - spread, centre + spread, color=colour_of(place), alpha=0.15, linewidth=0)
     axes.set(xlabel="updates", ylabel="return")
 
@@ -76,7 +76,8 @@ def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure 
     levels = np.linspace(every.min() - margin, every.max() + margin, 400)
     figure, (axes,) = new_figure()
     for place, (name, found) in enumerate(scores.items()):
-        axes.plot(levels, share_above(found, levels), color=colour_of(place), label=name, linewidth=1.6)
+        shares = share_above(found, levels)
+        axes.plot(levels, shares, line_of(place), color=colour_of(place), label=name, linewidth=1.6)
     axes.set(xlabel="normalised score at the end", ylabel="share of runs above it", ylim=(-0.02, 1.02))
     legend(figure, axes)
     return figure

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.statistics import deviation, spread
-from gta_datasets.plots.comparison import colour_of
-from gta_datasets.plots.drawing import legend, new_figure
+from gta_datasets.plots.comparison import colour_of, line_of, marker_of
+from gta_datasets.plots.drawing import PALETTE, legend, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,13 +91,14 @@ def picture(found: Sequence[Way]) -> Figure:
         means, spreads = (np.array([measure(way.returns) for way in drawn]) for measure in (np.mean, deviation))
         milliseconds = [way.milliseconds for way in drawn]
         if drawn[0].steps is None:
-            returns.axhline(means[0], color=colour, label=label, linewidth=1.6, linestyle="--")
-            cost.axhline(milliseconds[0], color=colour, linewidth=1.6, linestyle="--")
+            level = line_of(place - len(PALETTE))  # dashed, the first of them
+            returns.axhline(means[0], color=colour, label=label, linewidth=1.6, linestyle=level)
+            cost.axhline(milliseconds[0], color=colour, linewidth=1.6, linestyle=level)
             continue
-        jumps = [way.steps for way in drawn]
-        returns.plot(jumps, means, "o-", color=colour, label=label, linewidth=1.6, markersize=4)
+        jumps, curve = [way.steps for way in drawn], marker_of(place) + line_of(place)
+        returns.plot(jumps, means, curve, color=colour, label=label, linewidth=1.6, markersize=4)
         returns.fill_between(jumps, means - spreads, means + spreads, color=colour, alpha=0.12, linewidth=0)
-        cost.plot(jumps, milliseconds, "o-", color=colour, linewidth=1.6, markersize=4)
+        cost.plot(jumps, milliseconds, curve, color=colour, linewidth=1.6, markersize=4)
     for axes, name in ((returns, "return"), (cost, "ms per action")):
         axes.set(xlabel="K, jumps per action", ylabel=name, ylim=(0, None))
     legend(figure, returns)

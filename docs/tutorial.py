@@ -13,7 +13,7 @@
 # 1. a Minari dataset,
 # 2. generated trajectories beside it (GTA), and a policy trained on both with TD3+BC,
 # 3. a generative trajectory policy (GTP) trained on both,
-# 4. an agent that learns online beside a model of the dataset (ATraDiff).
+# 4. an agent that is pretrained on it, and goes on online beside a model of it (ATraDiff).
 #
 # The size `"small"` only shows that everything runs: its numbers mean nothing. `"real"` takes far longer, enough to see
 # what every part does. It is one seed and few updates, and no evidence that one thing is better than another; for that
@@ -33,6 +33,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 
 import gta_datasets
+from gta_datasets.adapters import pretrain
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.policies import GTPBCConfig
 
@@ -45,7 +46,8 @@ SIZES = {
         "gtp_updates": 50,
         "trials": 1,  # episodes per evaluation
         "episode_steps": 100,  # at most, in evaluations and online
-        "online_steps": 300,
+        "sac_updates": 20,
+        "online_steps": 200,
     },
     "real": {
         "preset": "demo",
@@ -54,6 +56,7 @@ SIZES = {
         "gtp_updates": 3_000,
         "trials": 5,
         "episode_steps": 1_000,
+        "sac_updates": 2_500,
         "online_steps": 20_000,
     },
 }
@@ -208,19 +211,23 @@ for axes in (left, right):
 figure.savefig(PICTURES / "gtp.png", dpi=120)
 
 # %% [markdown]
-# ## 4. Learning online
+# ## 4. Going on online
 #
-# Three lines let SAC learn from its own transitions and from trajectories that a model of the source generates from the
-# states it comes to: the buffer, the agent, and `learn` with the buffer's callback. The other two keep
-# Stable-Baselines3's log as a file. The agent knows nothing at first, and that of the source had learned for 120,000
-# steps: expect returns far below its own. What shows is that the buffer keeps the share `rho`, and what that costs in
-# time. More on the page on [online learning](online.md).
+# `pretrain` trains any off-policy agent of Stable-Baselines3 on a dataset. Nothing keeps SAC to what the data hold, so
+# a few updates are a start, and many do harm: its critics believe in actions that nobody tried. What is missing is
+# experience. Online the agent learns from its own transitions, and from trajectories that a model of the source
+# generates from the states it comes to. That takes the buffer, and `learn` with the buffer's callback; the lines about
+# the logger keep Stable-Baselines3's log as a file.
+#
+# The agent of the source had learned for 120,000 steps: expect returns far below its own. What shows is that the buffer
+# keeps the share `rho`, and what that costs in time. More on the page on [online learning](online.md).
 
 # %%
 replay = gta_datasets.online.ATraDiffReplayBuffer.from_dataset(
     source, env, rho=0.5, preset=SIZE["preset"], lengths=(15,), adapt_every=SIZE["online_steps"] // 4
 )
-agent = SAC("MlpPolicy", env, seed=0, stats_window_size=1)
+agent = SAC("MlpPolicy", env, seed=0, learning_starts=0, stats_window_size=1)
+pretrain(agent, source, SIZE["sac_updates"])
 agent.set_logger(configure(str(PICTURES / "online"), ["csv"]))
 agent.learn(SIZE["online_steps"], callback=replay.callback(), log_interval=1)
 agent.logger.close()
@@ -230,7 +237,7 @@ steps = log["time/total_timesteps"]
 share = log["atradiff/generated"] / (log["atradiff/generated"] + log["atradiff/recorded"])
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-left.plot(steps, log["rollout/ep_rew_mean"], "o-", color="tab:blue", markersize=4, label="SAC with ATraDiff")
+left.plot(steps, log["rollout/ep_rew_mean"], "o-", color="tab:blue", markersize=4, label="pretrained SAC with ATraDiff")
 mark_returns(left)
 left.set(ylabel="return of an episode")
 right.plot(steps, share, color="tab:blue", label="of the transitions: generated")

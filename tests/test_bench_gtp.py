@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import bandit, gtp, record
-from benchmarks.gtp_table import table, ways
+from benchmarks.gtp_table import Way, picture, table, ways
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.policies.updates import GTPImpl
 
@@ -95,6 +95,14 @@ def test_runs_of_all_seeds_are_put_together() -> None:
     ]
     assert found[0].milliseconds == 4.0
     assert "| GTP | 1 | 1 | 5 | 2 | 2 ± 1 | 1 | 4.00 |" in table(found)
+
+
+def test_many_ways_to_act_can_be_told_apart() -> None:
+    jumping = [Way(f"policy {number}", 0.0, 1, steps, (1.0, 2.0), 1.0) for number in range(14) for steps in (1, 5)]
+    level = [Way(f"level {number}", None, 1, None, (1.0,), 1.0) for number in range(14)]
+    for panel in picture([*level, *jumping]).axes:
+        looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in panel.lines}
+        assert len(looks) == len(panel.lines) == 28
 
 
 def test_the_bandit_counts_modes_and_draws_them(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

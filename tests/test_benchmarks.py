@@ -21,6 +21,7 @@ from benchmarks.charts import draw_curves
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.errors import DatasetError
+from gta_datasets.plots.drawing import new_figure
 from gta_datasets.rollouts import SquashedGaussian
 from gta_datasets.simulator import simulator_for
 from tests.builders import linear_dataset
@@ -111,6 +112,12 @@ def test_a_policy_is_trained_once(results: Path, monkeypatch: pytest.MonkeyPatch
     policies.main()
     assert drawn == {"gta, 1 runs": ["gta"], "source, 1 runs": ["source"]}
     assert (results / "policies-bench-cheetah-v0-td3_bc-curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_more_curves_than_colours_can_be_told_apart() -> None:
+    _, (axes,) = new_figure()
+    draw_curves(axes, {f"method {number}": [{"returns": {"5": {"mean": 1.0}}}] for number in range(9)})
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 9
 
 
 def test_ends_of_all_runs_with_as_many_updates_are_drawn(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import gta_datasets
 from gta_datasets import compare
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.errors import ConfigError, DatasetError
+from gta_datasets.plots import comparison as plots
 from gta_datasets.plots.drawing import legend, new_figure
 from tests.builders import linear_dataset
 from tests.smoke import tiny
@@ -98,6 +99,20 @@ def test_a_version_that_cannot_be_made_is_left_out_and_named(tmp_path: Path) -> 
     with pytest.raises(DatasetError, match="no two episodes can be joined"):
         compare({"stitched": stitched, "strict": strict}, tmp_path / "none.html", sample=50)
     assert not (tmp_path / "none.html").exists()
+
+
+def test_more_methods_than_colours_can_be_told_apart(cheetah: minari.MinariDataset, tmp_path: Path) -> None:
+    (quality,) = compare({"one": tiny(cheetah, num_transitions=300)}, tmp_path / "page.html", sample=300).values()
+    many = {f"method {number}": quality for number in range(9)}
+    histograms, errors, dots = (draw(many) for draw in (plots.rewards, plots.dynamics_errors, plots.novelty_and_error))
+    assert errors is not None
+    assert dots is not None
+    looks = [
+        [(shape.get_edgecolor(), shape.get_linestyle()) for shape in histograms.axes[0].patches],
+        [(line.get_color(), line.get_linestyle()) for line in errors.axes[0].lines],
+        [(line.get_color(), line.get_marker()) for line in dots.axes[0].lines],
+    ]
+    assert [len(set(each)) for each in looks] == [len(each) for each in looks] == [10, 10, 9]  # two with the source
 
 
 @pytest.mark.parametrize("names", [("a",), tuple("abcdefghijkl"), tuple(f"a name of a method, {i}" for i in range(9))])

@@ -94,6 +94,11 @@ def test_half_of_what_the_agent_learns_from_is_generated(names: dict[str, Any]) 
     assert replay.state.adaptations > 0
 
 
+def test_the_agent_goes_on_where_pretraining_ended(names: dict[str, Any]) -> None:
+    size = names["SIZE"]
+    assert names["agent"]._n_updates == size["sac_updates"] + size["online_steps"]
+
+
 @pytest.mark.parametrize("picture", PICTURES)
 def test_every_picture_shows_something(names: dict[str, Any], folder: Path, picture: str) -> None:
     pixels = plt.imread(folder / names["PICTURES"] / f"{picture}.png")[..., :3]

@@ -12,15 +12,18 @@ import gymnasium
 import minari
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gta_datasets.adapters.mixing import whole_part
 from gta_datasets.augment import configured, default_cache_dir, torch_device, whole_number
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.errors import ConfigError, requires_extra
+from gta_datasets.online.assembling import Imagined
 from gta_datasets.online.callback import ATraDiffCallback
+from gta_datasets.online.following import followed
 from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
-from gta_datasets.online.ratio import left_missing, per_step, trajectories
+from gta_datasets.online.ratio import per_step
 from gta_datasets.online.recorded import Recorded
 from gta_datasets.online.saving import read_saved, refusing_damage, write_saved
 from gta_datasets.online.state import Costs, State
@@ -40,10 +43,6 @@ Importance = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
 """Importance (n,) of the recorded transitions in the given rows (n,) of the buffer."""
 
 
-LONGEST_WAIT = 500
-"""Transitions after which trajectories are generated from however few states wait."""
-
-
 class ATraDiffReplayBuffer(ReplayBuffer):
     """Recorded transitions, and generated ones beside them (ATraDiff, arXiv 2406.04323).
 
@@ -52,29 +51,47 @@ class ATraDiffReplayBuffer(ReplayBuffer):
     transition a trajectory of `L` transitions from its state is generated with probability rho / ((1 - rho) L); of
     every batch the share rho is generated, exactly over time, once there are any. All draws come from `seed`.
 
-    Raises:
-        ConfigError: always; a model that makes its own buffer (`replay_buffer_class`) has no dataset to give.
+    What a model makes of the class alone (`replay_buffer_class`) is a placeholder, with Stable-Baselines3's arguments:
+    the callback of a real one replaces it, and without that its first transition is a ConfigError.
     """
 
-    def __init__(self, *_arguments: object, **_options: object) -> None:
-        raise ConfigError(
-            "an ATraDiffReplayBuffer is made by ATraDiffReplayBuffer.from_dataset(dataset, env), not by the model: "
-            "leave out replay_buffer_class, and give callback() of the buffer to model.learn()"
-        )
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        *,
+        opened: Opened | None = None,
+    ) -> None:
+        super().__init__(buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage)
+        share = 0.0 if opened is None else per_step(opened.config.imagination.rho)
+        room = max(1, math.ceil(buffer_size * share))
+        self.synthetic = ReplayBuffer(room, observation_space, action_space, device)
+        self.costs, self.state, self._opened = Costs(), State(), opened
 
     @classmethod
     def _empty(cls, opened: Opened, buffer_size: int, device: torch.device | str) -> ATraDiffReplayBuffer:
         """A buffer without transitions."""
-        buffer = cls.__new__(cls)
-        buffer._open(opened, buffer_size, device)
-        return buffer
+        layout = opened.layout
+        return cls(buffer_size, layout.observation_space, layout.action_space, device, opened=opened)
 
-    def _open(self, opened: Opened, buffer_size: int, device: torch.device | str) -> None:
-        layout, self.config, self.opened = opened.layout, opened.config, opened
-        super().__init__(buffer_size, layout.observation_space, layout.action_space, device)
-        room = max(1, math.ceil(buffer_size * per_step(self.config.imagination.rho)))
-        self.synthetic = ReplayBuffer(room, layout.observation_space, layout.action_space, device)
-        self.costs, self.state = Costs(), State()
+    @property
+    def opened(self) -> Opened:
+        """The dataset, and what generates from it; ConfigError for a placeholder, which has neither."""
+        if self._opened is None:
+            raise ConfigError(
+                "this ATraDiffReplayBuffer was made by a model (replay_buffer_class) and has no dataset to generate "
+                "from; make buffer = ATraDiffReplayBuffer.from_dataset(dataset, env), and pass "
+                "callback=buffer.callback() to model.learn()"
+            )
+        return self._opened
+
+    @property
+    def config(self) -> ATraDiffConfig:
+        return self.opened.config
 
     @classmethod
     def from_dataset(
@@ -96,7 +113,8 @@ class ATraDiffReplayBuffer(ReplayBuffer):
 
         Args:
             dataset: a Minari dataset, never modified, or the id of one.
-            env: where the agent will learn, for its spaces.
+            env: where the agent will learn, for its spaces; in gymnasium.wrappers.FlattenObservation where the
+                dataset has observations in a Dict or Tuple.
             rho: share of generated transitions, in [0, 1).
             preset: "paper", "fast", "cpu", "demo", "smoke" or "auto", as for `gta_datasets.augment`.
             seed: of generation and batches.
@@ -184,11 +202,14 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Record a transition, and generate from its state if it is its turn."""
+        """Record a transition, and generate from its state if it is its turn; ConfigError for a placeholder."""
+        opened, number = self.opened, self.state.added
         super().add(obs, next_obs, action, reward, done, infos)
-        started, number = time.perf_counter(), self.state.added
+        started = time.perf_counter()
         self.state.added += 1  # whatever becomes of the rest
-        self._follow(obs, number)
+        made = followed(opened, self.state, obs, number)
+        if made is not None:
+            self._keep(made)
         self.costs.generation += time.perf_counter() - started
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
@@ -256,31 +277,9 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         self.state.owed, generated = whole_part(owed, batch_size)
         return generated
 
-    def _follow(self, obs: NDArray[Any], number: int) -> None:
-        """Note the state of a transition as often as trajectories are to begin there, and generate from enough."""
-        diffuser, state, rho = self.opened.diffuser, self.state, self.config.imagination.rho
-        chance = numpy_generator(self.opened.seed, "generate", number).random()
-        # Most states need no estimate: not even the shortest trajectory would begin there.
-        if trajectories(rho, state.missing, diffuser.announced(1.0), chance):
-            current = self.opened.source.observation_codec.flatten(obs)
-            steps = diffuser.estimate(current)
-            count = trajectories(rho, state.missing, diffuser.announced(float(steps[0])), chance)
-            state.wait(np.repeat(current, count, axis=0), np.repeat(steps, count), number)
-        state.missing = left_missing(rho, state.missing)
-        waiting = len(state.waiting)
-        if waiting >= self.config.imagination.starts_per_batch or (
-            waiting and number - state.waiting_since >= LONGEST_WAIT
-        ):
-            self._imagine()
-
-    def _imagine(self) -> None:
-        """Generate from the states that wait."""
-        diffuser, layout, state = self.opened.diffuser, self.opened.layout, self.state
-        starts, steps, number = state.waiting, state.waiting_steps, state.imaginations
-        # Before generating: states from which it fails would fail for ever.
-        state.waiting, state.waiting_steps, state.imaginations = starts[:0], steps[:0], number + 1
-        made = diffuser.imagine(starts, steps, number)
-        state.missing += sum(map(diffuser.announced, steps.tolist())) - len(made.rewards)
+    def _keep(self, made: Imagined) -> None:
+        """Put generated transitions into the generated part."""
+        layout = self.opened.layout
         observations, following = (
             np.asarray(layout.observations(flat)) for flat in (made.observations, made.next_observations)
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gta_datasets.adapters.sb3_buffers import AugmentedReplayBuffer, num_added
 from gta_datasets.errors import ConfigError, DivergenceError, requires_extra
 from gta_datasets.online.critics import check_critic, td_errors
 from gta_datasets.online.opening import check_one_environment
@@ -16,7 +18,7 @@ from gta_datasets.online.state import Costs
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3.common.buffers import ReplayBuffer
-    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 if TYPE_CHECKING:
@@ -34,13 +36,16 @@ class ATraDiffCallback(BaseCallback):
     cut out as loops), and after an adaptation `atradiff/adaptations` and `atradiff/adaptation_loss`. An adaptation
     that diverges is a warning, and the models stay as they were.
 
+    A dataset's buffer, from `gta_datasets.adapters.pretrain`, is replaced like an empty one unless something was
+    recorded in it.
+
     Args:
         buffer: the buffer; the same in every call of `learn()` on a model.
 
     Raises:
         ConfigError: when `learn()` begins, for a model that is not off-policy, has several environments or other
             spaces than the buffer, holds transitions in another buffer, or whose temporal-difference error is asked for
-            and not known.
+            and not known; and beside a callback that would pickle the buffer.
     """
 
     def __init__(self, buffer: ATraDiffReplayBuffer) -> None:
@@ -61,21 +66,24 @@ class ATraDiffCallback(BaseCallback):
         if buffer.config.adaptation.adapt_every and buffer.config.adaptation.importance == "td_error":
             check_critic(model)
         held = model.replay_buffer
-        if model.optimize_memory_usage or (held is not None and type(held) not in (ReplayBuffer, type(buffer))):
+        replaceable = (ReplayBuffer, AugmentedReplayBuffer, type(buffer), type(None))
+        if model.optimize_memory_usage or type(held) not in replaceable:
             raise ConfigError(
                 f"the model asks for a replay buffer of another kind ({type(held).__name__}, "
                 f"optimize_memory_usage={model.optimize_memory_usage}), which this one cannot stand in for; leave "
                 "replay_buffer_class, n_steps and optimize_memory_usage of the model as they are"
             )
-        if held is not buffer and held is not None and held.size():
+        # A dataset that the model was pretrained on stays where it is.
+        if held is not buffer and held is not None and num_added(held):
             raise ConfigError(
-                f"the model's replay buffer holds {held.size()} transitions, which would be lost; empty it by "
+                f"the model's replay buffer holds {num_added(held)} transitions, which would be lost; empty it by "
                 "model.replay_buffer.reset()"
             )
         model.replay_buffer = buffer
         buffer.device = buffer.synthetic.device = model.device
 
     def _on_training_start(self) -> None:
+        _check_none_pickles(self.locals.get("callback", self))  # all that learn() was given
         costs = self.buffer.costs
         self._started, self._steps = time.perf_counter(), self.num_timesteps
         self._before = Costs(costs.generation, costs.adaptation)
@@ -109,3 +117,23 @@ class ATraDiffCallback(BaseCallback):
         model = self.model
         batch = self.buffer._get_samples(rows, env=model.get_vec_normalize_env())
         return td_errors(model, batch, self.buffer.state.adaptations)  # type: ignore[arg-type]
+
+
+def _check_none_pickles(callback: BaseCallback) -> None:
+    """Raise ConfigError if a checkpoint of `callback`, or of those that it calls, would end `learn()` later."""
+    for each in _all_of(callback):
+        if isinstance(each, CheckpointCallback) and each.save_replay_buffer:
+            raise ConfigError(
+                "CheckpointCallback(save_replay_buffer=True) pickles the replay buffer, which an ATraDiffReplayBuffer "
+                "refuses; leave save_replay_buffer out, and call buffer.save(path) after learn(), or from a callback "
+                "of your own"
+            )
+
+
+def _all_of(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """The callback, and those that it calls: of a list, at an event, after an evaluation."""
+    yield callback
+    children = [getattr(callback, name, None) for name in ("callback", "callback_on_new_best")]
+    for child in [*children, *getattr(callback, "callbacks", [])]:
+        if isinstance(child, BaseCallback):
+            yield from _all_of(child)

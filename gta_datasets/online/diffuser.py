@@ -83,6 +83,10 @@ class Diffuser:
         """Transitions from `observations` (n, obs_dim) to the end of the episode, (n,): the length estimator."""
         return self._length_model.predict(observations)
 
+    def farthest(self, observations: FloatArray) -> float:
+        """How far some states (n, obs_dim) lie from the mean of the source at most, in its standard deviations."""
+        return float(np.abs(self._columns.observation.forward(observations)).max())
+
     def announced(self, steps: float) -> float:
         """About how many transitions a trajectory will have where `steps` are left; some model makes as many."""
         lengths = self._config.trajectories.lengths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import gymnasium
 import minari
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
 
 from gta_datasets.adapters.sb3_layout import Layout, check_spaces
 from gta_datasets.augment import open_dataset
@@ -68,21 +70,62 @@ def open_data(
         invalid: what happens to episodes with values that are not finite.
 
     Raises:
-        ConfigError: spaces that differ, or are not Box, or more than one environment.
+        ConfigError: spaces that differ, or are not Box, or more than one environment. Observations in a Dict or Tuple
+            may come flat from the environment.
         UnsupportedSpaceError: images, or another space without a float form.
         DatasetError: there is no such dataset, or it breaks Minari's contract.
     """
     opened = open_dataset(dataset)
-    for name, space in (("observation", opened.observation_space), ("action", opened.action_space)):
-        SpaceCodec.of(space, name=name)
-        if not isinstance(space, spaces.Box):
-            raise ConfigError(
-                f"the {name} space of dataset {opened.id!r} is {space}; ATraDiff for SAC and TD3 needs a Box (Dict "
-                "observations: gymnasium.wrappers.FlattenObservation, on the environment and on the data)"
-            )
-    check_spaces(opened, env)
+    observations = SpaceCodec.of(opened.observation_space, name="observation")
+    SpaceCodec.of(opened.action_space, name="action")
+    flat = isinstance(opened.observation_space, spaces.Dict | spaces.Tuple)
+    if any(leaf.kind not in ("box", "integer") for leaf in observations.leaves):
+        raise ConfigError(
+            f"the observation space of dataset {opened.id!r} is {opened.observation_space}; ATraDiff for SAC and TD3 "
+            "needs a Box, or a Dict or Tuple of these"
+        )
+    if not isinstance(opened.action_space, spaces.Box):
+        raise ConfigError(
+            f"the action space of dataset {opened.id!r} is {opened.action_space}; ATraDiff for SAC and TD3 needs a Box"
+        )
+    check_spaces(opened, env, flat=flat)
     check_one_environment(env.num_envs if isinstance(env, VecEnv) else 1)
-    return Data(opened, read_episodes(opened, invalid=invalid), Layout(env.observation_space, env.action_space))
+    if flat:
+        _check_order(opened, observations, env)
+    source = read_episodes(opened, invalid=invalid)
+    if flat:
+        source = _flattened(source, env.observation_space)
+    return Data(opened, source, Layout(env.observation_space, env.action_space))
+
+
+def _check_order(
+    dataset: minari.MinariDataset, observations: SpaceCodec, env: gymnasium.Env[Any, Any] | VecEnv
+) -> None:
+    """Raise ConfigError if the parts of observations follow each other otherwise in the environment.
+
+    Minari sorts the keys of a Dict, an environment need not, and the flat space does not tell.
+    """
+    inner = getattr(env.unwrapped, "envs", [None])[0] if isinstance(env, VecEnv) else env
+    while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, FlattenObservation):
+        inner = inner.env
+    if not isinstance(inner, FlattenObservation):
+        return  # in another process, or another wrapper
+    parts, recorded = (
+        [leaf.path for leaf in codec.leaves] for codec in (SpaceCodec.of(inner.env.observation_space), observations)
+    )
+    if parts != recorded:
+        raise ConfigError(
+            f"the environment's flat observations are made of {', '.join(parts)} in this order, and those of dataset "
+            f"{dataset.id!r} of {', '.join(recorded)}; give the environment a Dict space with sorted keys"
+        )
+
+
+def _flattened(source: Source, space: gymnasium.Space[Any]) -> Source:
+    """The source as if its observations had been recorded flat, in `space`: the codec's order is gymnasium's."""
+    codec = SpaceCodec.of(space, name="observation")
+    observations = source.episodes.observations.astype(codec.dtype, copy=False)
+    episodes = dataclasses.replace(source.episodes, observations=observations)
+    return dataclasses.replace(source, episodes=episodes, observation_codec=codec)
 
 
 def check_one_environment(number: int) -> None:

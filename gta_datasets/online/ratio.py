@@ -3,14 +3,14 @@
 For every recorded transition a trajectory of `L` transitions is generated with probability rho / ((1 - rho) L), so that
 there are rho / (1 - rho) generated transitions for a recorded one on average. A probability above 1 is that of one more
 trajectory than its whole part. Trajectories that come out shorter or longer than announced change the probabilities
-afterwards by what is missing, a little at a time, so that the proportion stays exact.
+afterwards by what is missing, a little at a time, so that the proportion stays exact; so do those that fail.
 """
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["left_missing", "per_step", "trajectories"]
+__all__ = ["left_missing", "per_step", "trajectories", "with_failed"]
 
 CATCH_UP = 500
 """Steps over which missing transitions are made up for."""
@@ -37,3 +37,11 @@ def trajectories(rho: float, missing: float, length: float, chance: float) -> in
 def left_missing(rho: float, missing: float) -> float:
     """What of `missing` is left after a recorded transition; a surplus shrinks by no more than was held back."""
     return missing - max(missing / CATCH_UP, -per_step(rho))
+
+
+def with_failed(rho: float, missing: float, announced: float) -> float:
+    """What is missing where nothing came of the `announced` transitions.
+
+    As much as `CATCH_UP` steps are worth at most: a generator that goes on failing is not asked for more and more.
+    """
+    return max(missing, min(missing + announced, CATCH_UP * per_step(rho)))

@@ -1,4 +1,4 @@
-"""The pictures of several methods side by side; every method has one colour throughout."""
+"""The pictures of several methods side by side; every method has one colour throughout, and one line and marker."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from gta_datasets.scores import Evidence, Quality, Scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["colour_of", "dynamics_errors", "novelty_and_error", "rewards", "states", "strips"]
+__all__ = ["colour_of", "dynamics_errors", "line_of", "marker_of", "novelty_and_error", "rewards", "states", "strips"]
 
 Qualities = Mapping[str, Quality]
+
+LINES, MARKERS = ("-", ":", "-.", "--"), ("o", "s", "^", "D")
 
 STRIP_STEPS = 32
 """Beyond these, small errors have added up to another trajectory."""
@@ -41,6 +43,16 @@ def colour_of(place: int) -> str:
     return PALETTE[place % len(PALETTE)]
 
 
+def line_of(place: int) -> str:
+    """Style of the line of the method in some place: another one where the colours begin again."""
+    return LINES[place // len(PALETTE) % len(LINES)]
+
+
+def marker_of(place: int) -> str:
+    """Marker of the method in some place: another one where the colours begin again."""
+    return MARKERS[place // len(PALETTE) % len(MARKERS)]
+
+
 def rewards(qualities: Qualities) -> Figure:
     """Distribution of the rewards per step: the judge's where there is one, otherwise the recorded ones."""
     figure, (axes,) = new_figure()
@@ -49,7 +61,7 @@ def rewards(qualities: Qualities) -> Figure:
     edges = edges_of(real, *made.values())
     histogram(axes, real, edges, color=SOURCE, label="source", filled=True)
     for place, (name, values) in enumerate(made.items()):
-        histogram(axes, values, edges, color=colour_of(place), label=name)
+        histogram(axes, values, edges, color=colour_of(place), label=name, linestyle=line_of(place))
     axes.set(xlabel="reward of one step", ylabel="density", yticks=[], xlim=(edges[0], edges[-1]))
     legend(figure, axes)
     return figure
@@ -63,7 +75,8 @@ def dynamics_errors(qualities: Qualities) -> Figure | None:
     figure, (axes,) = new_figure()
     cumulative(axes, step_and_worst_errors(first.evidence.source)[0], color=SOURCE, label="source")
     for place, (name, quality) in enumerate(qualities.items()):
-        cumulative(axes, step_and_worst_errors(quality.evidence.generated)[0], color=colour_of(place), label=name)
+        errors = step_and_worst_errors(quality.evidence.generated)[0]
+        cumulative(axes, errors, color=colour_of(place), label=name, linestyle=line_of(place))
     error_axes(figure, axes)
     return figure
 
@@ -76,7 +89,7 @@ def novelty_and_error(qualities: Qualities) -> Figure | None:
     figure, (axes,) = new_figure()
     for place, (name, dot) in enumerate(dots.items()):
         if dot is not None:
-            axes.plot(*dot, "o", color=colour_of(place), markersize=9)
+            axes.plot(*dot, marker_of(place), color=colour_of(place), markersize=9)
             axes.annotate(f"  {name}", dot, color=INK, fontsize=9, va="center")
     axes.set(yscale="log", xlabel="novelty of state and action", ylabel="dynamics error, mean")
     axes.margins(x=0.25, y=0.2)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from gta_datasets.config.fields import require
 from gta_datasets.errors import ConfigError, requires_extra
 
 with requires_extra("d3rlpy", "d3rlpy", "gta_datasets.policies needs"):
@@ -38,11 +42,10 @@ class GTPBCConfig(LearnableConfig):
     score_targets: bool = True  # consistency targets on the noise ray; else a solver's step with the average's score
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "levels", "sampling_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} is not allowed; choose {name} >= 1")
-        if self.temperature < 0:
-            raise ConfigError(f"temperature={self.temperature} is not allowed; choose temperature >= 0")
+        _check_counts(self, "width", "depth", "levels", "sampling_steps")
+        _check_share("actor_tau", self.actor_tau)
+        for name in ("temperature", "flow_weight"):
+            _check_not_negative(name, getattr(self, name))
         if self.compile_graph:
             raise ConfigError("compile_graph=True is not supported by GTP; leave it out")
 
@@ -77,15 +80,10 @@ class GTPConfig(GTPBCConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (
-            ("n_critics", 1),
-            ("target_steps", 1),
-            ("eta", 0),
-            ("max_weight", 1),
-            ("n_action_samples", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)} is not allowed; choose {name} >= {least}")
+        _check_counts(self, "n_critics", "target_steps", "n_action_samples")
+        _check_share("tau", self.tau)
+        _check_not_negative("eta", self.eta)
+        require(self.max_weight >= 1, "max_weight", self.max_weight, "a number of at least 1")
 
     def create(self, device: DeviceArg = False, enable_ddp: bool = False) -> GTP:  # type: ignore[override]
         """The algorithm, untrained.
@@ -100,6 +98,26 @@ class GTPConfig(GTPBCConfig):
     @staticmethod
     def get_type() -> str:
         return "gtp"
+
+
+# Comparisons hold for what is allowed, so that NaN, of which none holds, is refused.
+
+
+def _check_counts(config: GTPBCConfig, *names: str) -> None:
+    """Raise ConfigError unless these settings are whole numbers of at least 1; numpy's become Python's."""
+    for name in names:
+        value = getattr(config, name)
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        require(whole and value >= 1, name, value, "a whole number of at least 1")
+        setattr(config, name, int(value))
+
+
+def _check_share(name: str, value: float) -> None:
+    require(0 < value <= 1, name, value, "a number in (0, 1]")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    require(0 <= value < math.inf, name, value, "a finite number of at least 0")
 
 
 def refuse_ddp(enable_ddp: bool) -> bool:

@@ -6,11 +6,13 @@ data with all its modes (GTP-BC); with them it learns most from the actions that
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TypeVar
 
-from gta_datasets.errors import UnsupportedSpaceError, requires_extra
+import numpy as np
+
+from gta_datasets.errors import ConfigError, UnsupportedSpaceError, requires_extra
 from gta_datasets.policies.actor import ActionFlow
 from gta_datasets.policies.config import GTPBCConfig, GTPConfig
 from gta_datasets.policies.updates import Critics, GTPBCImpl, GTPBCModules, GTPImpl, GTPModules
@@ -40,15 +42,22 @@ class _TrajectoryPolicy(QLearningAlgoBase[Impl, Config]):
             steps: K, jumps per action; `sampling_steps` of the configuration by default.
 
         Raises:
-            ConfigError: `steps` is less than 1.
+            ConfigError: `steps` is less than 1, or the observations are of another size than the policy's.
         """
+        self._check_observations(x)
         with self._taking(steps):
             return super().predict(x)
 
     def sample_action(self, x: Observation, steps: int | None = None) -> NDArray:
         """Actions drawn from the policy, whatever the critics say, (B, A); otherwise as `predict`."""
+        self._check_observations(x)
         with self._taking(steps):
             return super().sample_action(x)
+
+    def predict_value(self, x: Observation, action: NDArray) -> NDArray:
+        """What the critics say of some actions (B, A), (B,); errors as of `predict`."""
+        self._check_observations(x)
+        return super().predict_value(x, action)
 
     def fitter(
         self, dataset: ReplayBufferBase, *arguments: Any, **options: Any
@@ -57,12 +66,18 @@ class _TrajectoryPolicy(QLearningAlgoBase[Impl, Config]):
 
         Raises:
             UnsupportedSpaceError: the dataset has others.
+            ConfigError: they are of other sizes than those that the policy was made for.
         """
-        if dataset.dataset_info.action_space != ActionSpace.CONTINUOUS:
+        impl, info = self._impl, dataset.dataset_info
+        if info.action_space != ActionSpace.CONTINUOUS:
             raise UnsupportedSpaceError(
-                f"GTP needs continuous actions, and the dataset has {dataset.dataset_info.action_size} discrete ones; "
-                "choose an algorithm such as d3rlpy's DiscreteCQL"
+                f"GTP needs continuous actions, and the dataset has {info.action_size} discrete ones; choose an "
+                "algorithm such as d3rlpy's DiscreteCQL"
             )
+        if impl is not None:
+            shapes = info.observation_signature.shape  # several where observations are tuples
+            _check_size("observations", impl.observation_shape, shapes[0] if len(shapes) == 1 else shapes)
+            _check_size("actions", (impl.action_size,), (info.action_size,))
         yield from super().fitter(dataset, *arguments, **options)
 
     def get_action_type(self) -> ActionSpace:
@@ -74,6 +89,11 @@ class _TrajectoryPolicy(QLearningAlgoBase[Impl, Config]):
             f"GTP draws noise for every action, which an exported graph such as {fname} cannot; use "
             "gta_datasets.policies.save_policy and load_policy"
         )
+
+    def _check_observations(self, x: Observation) -> None:
+        if self._impl is not None:
+            given = [np.shape(part)[1:] for part in x] if isinstance(x, list | tuple) else np.shape(x)[1:]
+            _check_size("observations", self._impl.observation_shape, given)
 
     def _taking(self, steps: int | None) -> AbstractContextManager[None]:
         return nullcontext() if self._impl is None or steps is None else self._impl.taking(steps)
@@ -133,6 +153,15 @@ class GTP(_TrajectoryPolicy[GTPImpl, GTPConfig]):
         )
         self._impl = GTPImpl(
             _vector_size(observation_shape), action_size, modules, Critics(ask, ask_average), config, self._device
+        )
+
+
+def _check_size(name: str, made_for: Shape, given: Sequence[Any]) -> None:
+    """Raise ConfigError unless a policy is given what it was made for."""
+    if tuple(given) != tuple(made_for):
+        raise ConfigError(
+            f"the policy was made for {name} of shape {tuple(made_for)}, and these are of shape {tuple(given)}; give "
+            "those of the environment it was made for, or make a new policy by create()"
         )
 
 

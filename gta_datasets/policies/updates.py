@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -95,7 +96,7 @@ class GTPBCImpl(QLearningAlgoImplBase):
         """Losses by name.
 
         Raises:
-            DatasetError: actions of the batch are out of bounds.
+            DatasetError: actions of the batch are out of bounds or not finite.
         """
         _check_bounds(batch.actions)
         metrics = self._update_actor(batch, None)
@@ -175,7 +176,7 @@ class GTPImpl(GTPBCImpl):
         """Losses by name.
 
         Raises:
-            DatasetError: actions of the batch are out of bounds.
+            DatasetError: actions of the batch are out of bounds or not finite.
         """
         _check_bounds(batch.actions)
         next_values, advantages = self._judge(batch)
@@ -239,7 +240,14 @@ class GTPImpl(GTPBCImpl):
 
 def _check_bounds(actions: Tensor) -> None:
     largest = float(actions.abs().max())
-    if largest > 1 + ROUNDING:
+    if not largest <= 1 + ROUNDING:  # nor is NaN
+        if not math.isfinite(largest):
+            places = (~actions.isfinite().all(dim=0)).nonzero().flatten().tolist()
+            raise DatasetError(
+                f"actions of the data are not finite in dimensions {places}, as they reach GTP; where all actions of a "
+                "dimension are the same, d3rlpy.preprocessing.MinMaxActionScaler() divides by 0: give it minimum and "
+                "maximum, such as the bounds of the action space; otherwise repair the data"
+            )
         raise DatasetError(
             f"actions of the data reach {largest:.3g}, and those of GTP lie within -1 and 1; give the configuration an "
             "action_scaler, such as d3rlpy.preprocessing.MinMaxActionScaler()"

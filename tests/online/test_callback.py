@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import minari
@@ -12,9 +13,18 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib import TQC
 from stable_baselines3 import DDPG, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    LogEveryNTimesteps,
+)
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from gta_datasets.adapters import pretrain
 from gta_datasets.errors import ConfigError, DivergenceError
 from gta_datasets.online import ATraDiffReplayBuffer
 from gta_datasets.online.critics import td_errors
@@ -130,6 +140,68 @@ def test_models_that_cannot_use_the_buffer_are_refused(dataset: minari.MinariDat
     model.learn(5)
     with pytest.raises(ConfigError, match="holds 5 transitions, which would be lost"):
         model.learn(4, callback=buffer.callback())
+
+
+def test_a_pretrained_model_goes_on_with_the_buffer(dataset: minari.MinariDataset) -> None:
+    model = pretrain(model_of(SAC, learning_starts=0), dataset, 3, progress=False)
+    buffer, offline = quick_buffer(dataset), model.replay_buffer
+    model.learn(20, callback=buffer.callback())
+    assert (model.replay_buffer is buffer, buffer.size()) == (True, 20)
+    assert offline.size() == dataset.total_steps
+    assert model._n_updates == 3 + 20
+    model = pretrain(model_of(SAC), dataset, 3, progress=False)
+    model.learn(5)
+    with pytest.raises(ConfigError, match="holds 5 transitions, which would be lost; empty it"):
+        model.learn(4, callback=buffer.callback())
+    model.replay_buffer.reset()
+    model.learn(4, callback=quick_buffer(dataset).callback())
+    assert model.replay_buffer.size() == 4
+
+
+def test_a_model_that_was_told_the_class_learns_from_the_buffer_alone(
+    dataset: minari.MinariDataset, tmp_path: Path
+) -> None:
+    model = model_of(SAC, replay_buffer_class=ATraDiffReplayBuffer)
+    wanted = r"has no dataset .*from_dataset\(dataset, env\), and pass callback=buffer\.callback\(\)"
+    for callback in (None, model.replay_buffer.callback()):
+        with pytest.raises(ConfigError, match=wanted):
+            model.learn(5, callback=callback)
+    with pytest.raises(ConfigError, match=wanted):
+        model.replay_buffer.save(tmp_path / "buffer")
+    model.replay_buffer.reset()
+    buffer = quick_buffer(dataset)
+    model.learn(20, callback=buffer.callback())
+    assert (model.replay_buffer is buffer, buffer.size()) == (True, 20)
+    model.save(tmp_path / "model")
+    model = SAC.load(tmp_path / "model", env=Line(), device="cpu")
+    model.learn(10, callback=buffer.callback(), reset_num_timesteps=False)
+    assert buffer.size() == 30
+
+
+PLACES: dict[str, Callable[[BaseCallback], BaseCallback]] = {
+    "beside it": lambda checkpoint: checkpoint,
+    "in a list": lambda checkpoint: CallbackList([LogEveryNTimesteps(5), checkpoint]),
+    "at an event": lambda checkpoint: EveryNTimesteps(5, checkpoint),
+    "after an evaluation": lambda checkpoint: EvalCallback(Line(), callback_after_eval=checkpoint, verbose=0),
+    "for the best model": lambda checkpoint: EvalCallback(Line(), CallbackList([checkpoint]), verbose=0),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_checkpoints_that_would_pickle_the_buffer_are_refused_at_once(
+    place: str, dataset: minari.MinariDataset, tmp_path: Path
+) -> None:
+    buffer, model = quick_buffer(dataset), model_of(SAC)
+    other = PLACES[place](CheckpointCallback(10, str(tmp_path), save_replay_buffer=True))
+    for callbacks in ([buffer.callback(), other], [other, buffer.callback()]):
+        with pytest.raises(ConfigError, match=r"leave save_replay_buffer out, and call buffer\.save\(path\)"):
+            model.learn(20, callback=callbacks)
+        assert buffer.size() == 0
+
+
+def test_checkpoints_of_the_model_alone_are_written(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    model_of(SAC).learn(20, callback=[quick_buffer(dataset).callback(), CheckpointCallback(10, str(tmp_path))])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl_model_10_steps.zip", "rl_model_20_steps.zip"]
 
 
 def through(layers: Iterable[nn.Module], values: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gta_datasets.online.ratio import left_missing, trajectories
+from gta_datasets.online.ratio import left_missing, trajectories, with_failed
 
 
 @pytest.mark.parametrize(("rho", "length"), [(0.5, 5), (0.5, 31), (0.25, 7), (0.9, 3)])
@@ -39,3 +39,14 @@ def test_the_proportion_holds_whatever_comes_of_what_was_announced(shortfall: fl
 
 def test_more_is_never_taken_back() -> None:
     assert trajectories(0.5, -1e6, 5, 0.0) == 0
+
+
+def test_what_failed_is_made_up_for_within_limits() -> None:
+    assert with_failed(0.5, 3.0, 20.0) == 23.0
+    assert with_failed(0.5, -5.0, 20.0) == 15.0
+    assert with_failed(0.5, 900.0, 20.0) == 900.0, "what is owed for other reasons stays"
+    rng, missing, asked = np.random.default_rng(0), 0.0, 0
+    for _ in range(20_000):  # nothing ever comes
+        number = trajectories(0.5, missing, 10, rng.random())
+        missing, asked = left_missing(0.5, with_failed(0.5, missing, 10.0 * number)), asked + number
+    assert asked <= 2.1 * 20_000 / 10, "twice as often as without failures"

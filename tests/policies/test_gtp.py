@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,7 +17,7 @@ from torch.nn.utils import parameters_to_vector
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
-from gta_datasets.policies import GTPBCConfig, GTPConfig
+from gta_datasets.policies import GTPBCConfig, GTPConfig, load_policy, save_policy
 from gta_datasets.policies.updates import advantage_weights
 from tests.builders import linear_dataset, make_dataset
 from tests.policies.helpers import TINY, built, d3rlpy, fit, minibatch, signs
@@ -146,10 +149,10 @@ def after_one_update(config: type[Any] = GTPConfig, **settings: Any) -> tuple[An
 
 
 def test_averages_follow_at_their_rates() -> None:
-    modules, _ = after_one_update(actor_tau=1.0, tau=0.0)
+    modules, _ = after_one_update(actor_tau=1.0, tau=0.01)
     torch.testing.assert_close(weights_of(modules.average_actor), weights_of(modules.actor))
     assert not torch.allclose(weights_of(modules.average_critics), weights_of(modules.critics))
-    modules, _ = after_one_update(actor_tau=0.0, tau=1.0)
+    modules, _ = after_one_update(actor_tau=0.01, tau=1.0)
     assert not torch.allclose(weights_of(modules.average_actor), weights_of(modules.actor))
     torch.testing.assert_close(weights_of(modules.average_critics), weights_of(modules.critics))
 
@@ -185,19 +188,35 @@ def test_optimisers_are_those_of_the_settings(name: str) -> None:
     assert {key for key, found in optimisers.items() if isinstance(found.optim, torch.optim.SGD)} == {name}
 
 
-@pytest.mark.parametrize(
-    ("config", "setting", "value"),
-    [
-        *((GTPBCConfig, name, 0) for name in ("width", "depth", "levels", "sampling_steps")),
-        *((GTPConfig, name, 0) for name in ("n_critics", "target_steps", "max_weight", "n_action_samples")),
-        (GTPConfig, "eta", -1.0),
-        (GTPBCConfig, "temperature", -0.5),
-        (GTPConfig, "width", -2),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(config: type[Any], setting: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"{setting}={value} is not allowed; choose {setting} >= \d"):
-        config(**{setting: value})
+COUNTS = ("width", "depth", "levels", "sampling_steps", "n_critics", "target_steps", "n_action_samples")
+NAN, INF = float("nan"), float("inf")
+REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
+    **dict.fromkeys(COUNTS, ("a whole number of at least 1", (0, -2, 2.5, 4.0, NAN, True, "5"))),
+    "actor_tau": (r"a number in \(0, 1\]", (0.0, -0.1, 2.0, NAN)),
+    "tau": (r"a number in \(0, 1\]", (0.0, -1.0, 1.5, NAN)),
+    "temperature": ("a finite number of at least 0", (-0.5, NAN, INF)),
+    "flow_weight": ("a finite number of at least 0", (-1.0, NAN, INF)),
+    "eta": ("a finite number of at least 0", (-1.0, NAN, INF)),
+    "max_weight": ("a number of at least 1", (0.5, NAN)),
+}
+
+
+@pytest.mark.parametrize("setting", REFUSED)
+def test_settings_that_make_no_sense_are_refused(setting: str) -> None:
+    allowed, values = REFUSED[setting]
+    configs = [config for config in CONFIGS if setting in config.__dataclass_fields__]
+    for config, value in itertools.product(configs, values):
+        with pytest.raises(
+            ConfigError, match=rf"^{setting}={re.escape(repr(value))} is not allowed; choose {allowed}$"
+        ):
+            config(**{setting: value})
+
+
+def test_settings_at_their_bounds_are_allowed(tmp_path: Path) -> None:
+    settings = {"actor_tau": 1, "tau": 1.0, "temperature": 0, "flow_weight": 0.0, "eta": 0, "max_weight": 1}
+    algorithm = built(GTPConfig, **settings, depth=np.int64(1))
+    save_policy(algorithm, tmp_path / "policy")  # as JSON
+    assert load_policy(tmp_path / "policy").config.depth == 1
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -232,6 +251,41 @@ def test_actions_out_of_bounds_are_refused(config: type[Any]) -> None:
     batch.actions[3, 1] = -2
     with pytest.raises(DatasetError, match=r"reach 2, .* within -1 and 1; give .* an action_scaler"):
         algorithm.update(batch)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_observations_and_actions_of_other_sizes_are_refused(config: type[Any]) -> None:
+    algorithm = built(config)
+    for act in (algorithm.predict, algorithm.sample_action, lambda x: algorithm.predict_value(x, x[:, :2])):
+        with pytest.raises(ConfigError, match=r"made for observations of shape \(3,\), and these are of shape \(4,\)"):
+            act(np.zeros((2, 4), np.float32))
+    with pytest.raises(ConfigError, match=r"these are of shape \(\)"):
+        algorithm.predict(np.zeros(3, np.float32))  # without a batch
+    with pytest.raises(ConfigError, match=r"these are of shape \(\(3,\), \(1,\)\)"):
+        algorithm.predict([np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32)])
+    with pytest.raises(
+        ConfigError, match=r"observations of shape \(3,\), and these are of shape \(5,\).* a new policy"
+    ):
+        fit(algorithm, dataset(np.zeros((8, 5), np.float32), np.full((8, 2), 0.5, np.float32)), 1)
+    with pytest.raises(ConfigError, match=r"actions of shape \(2,\), and these are of shape \(3,\)"):
+        fit(algorithm, dataset(np.zeros((8, 3), np.float32), np.full((8, 3), 0.5, np.float32)), 1)
+    fit(algorithm, dataset(np.zeros((8, 3), np.float32), np.full((8, 2), 0.5, np.float32)), 1)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_actions_that_are_not_finite_are_refused(config: type[Any]) -> None:
+    actions = np.full((8, 2), 0.5, np.float32)
+    actions[:, 0] = np.linspace(-1, 1, 8)  # the second is constant
+    algorithm = config(**TINY, action_scaler=d3rlpy.preprocessing.MinMaxActionScaler()).create()
+    with pytest.raises(
+        DatasetError, match=r"not finite in dimensions \[1\], .* the same, .* give it minimum and maximum"
+    ):
+        fit(algorithm, dataset(np.zeros((8, 3), np.float32), actions), 1)
+    for value in (np.nan, np.inf):
+        algorithm, batch = built(config), minibatch()
+        batch.actions[3, 0] = value
+        with pytest.raises(DatasetError, match=r"not finite in dimensions \[0\]"):
+            algorithm.update(batch)
 
 
 def test_training_goes_on_online() -> None:
