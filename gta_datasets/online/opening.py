@@ -79,7 +79,7 @@ def open_data(
     observations = SpaceCodec.of(opened.observation_space, name="observation")
     SpaceCodec.of(opened.action_space, name="action")
     flat = isinstance(opened.observation_space, spaces.Dict | spaces.Tuple)
-    if any(leaf.kind not in ("box", "integer") for leaf in observations.leaves):
+    if not all(isinstance(leaf.space, spaces.Box) for leaf in observations.leaves):
         raise ConfigError(
             f"the observation space of dataset {opened.id!r} is {opened.observation_space}; ATraDiff for SAC and TD3 "
             "needs a Box, or a Dict or Tuple of these"
@@ -111,7 +111,8 @@ def _check_order(
     if not isinstance(inner, FlattenObservation):
         return  # in another process, or another wrapper
     parts, recorded = (
-        [leaf.path for leaf in codec.leaves] for codec in (SpaceCodec.of(inner.env.observation_space), observations)
+        ["/".join(map(str, leaf.keys)) for leaf in codec.leaves]
+        for codec in (SpaceCodec.of(inner.env.observation_space), observations)
     )
     if parts != recorded:
         raise ConfigError(
