@@ -52,9 +52,9 @@ def read_episodes(
     was cut, and counts as truncated; one that is both terminated and truncated counts as terminated. Actions outside of
     their space stay as recorded.
 
-    Observations and actions take the codecs' dtypes; rewards are float32, or float64 if they were recorded so. Raises
-    UnsupportedSpaceError for spaces without a float form, and DatasetError if no episode is left or Minari cannot read
-    the file.
+    Observations and actions take the codecs' dtypes; rewards are float32, or float64 if they were recorded so or as
+    integers of 32 bits or more. Raises UnsupportedSpaceError for spaces without a float form, and DatasetError if no
+    episode is left or Minari cannot read the file.
     """
     if invalid not in ("error", "drop"):
         raise ConfigError(f'invalid={invalid!r} is not known; choose "error" or "drop"')
