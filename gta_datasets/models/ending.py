@@ -51,6 +51,7 @@ class EndingModel(RewardModel):
         flags = source.episodes.terminations.astype(np.float32)
         flagged = dataclasses.replace(source.episodes, rewards=flags)
         super().__init__(dataclasses.replace(source, episodes=flagged), config, seed=seed, device=device)
+        self._endings = np.flatnonzero(flags)
         self._excess = 0.0  # of the learned log-odds
 
     def fit(self, folder: Path, *, progress: bool) -> str:
@@ -98,7 +99,7 @@ class EndingModel(RewardModel):
     def _draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.int64]:
         """Some of every batch end the task, however rare they are."""
         rows, often = super()._draw(generator, shape), generator.random(shape) < SHARE
-        rows[often] = generator.choice(np.flatnonzero(self._source.episodes.rewards), int(often.sum()))
+        rows[often] = generator.choice(self._endings, int(often.sum()))
         return rows
 
 

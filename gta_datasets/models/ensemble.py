@@ -143,18 +143,18 @@ class LearnedModel(ABC):
             (next_states - states) / self._change_scale,
         )
 
-    def _steps_at(self, part: slice) -> Steps:
+    def _steps_at(self, part: slice, rows: NDArray[np.int64]) -> Steps:
+        """Some of the source's transitions; `rows` are the `transition_rows` of all, (N,)."""
         episodes = self._source.episodes
-        rows = episodes.transition_rows[part]
         return self._steps(
-            episodes.observations[rows],
+            episodes.observations[rows[part]],
             episodes.actions[part],
             episodes.rewards[part],
-            episodes.observations[rows + 1],
+            episodes.observations[rows[part] + 1],
         )
 
     def _new_ensemble(self) -> _Ensemble:
-        few = self._steps_at(slice(1))
+        few = self._steps_at(slice(1), self._source.episodes.transition_rows)
         with seeded(self._seed):
             return _Ensemble(
                 self._config.dynamics_members,
@@ -177,14 +177,14 @@ class LearnedModel(ABC):
 
     def _examples(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets of all transitions, on the device; put together in parts, as a copy of all is large."""
-        number = self._source.episodes.num_transitions
-        few = self._steps_at(slice(1))
+        rows = self._source.episodes.transition_rows
+        few = self._steps_at(slice(1), rows)
         inputs, targets = (
-            torch.empty(number, values.shape[1], device=self._device)
+            torch.empty(len(rows), values.shape[1], device=self._device)
             for values in (self._inputs(few), self._targets(few))
         )
-        for part in chunks(number, CHUNK):
-            steps = self._steps_at(part)
+        for part in chunks(len(rows), CHUNK):
+            steps = self._steps_at(part, rows)
             inputs[part] = torch.from_numpy(self._inputs(steps))
             targets[part] = torch.from_numpy(self._targets(steps))
         return inputs, targets
