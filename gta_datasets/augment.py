@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import minari
-import numpy as np
 import platformdirs
 import torch
 
 from gta_datasets.config import MethodConfig, StagedConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
@@ -28,7 +28,6 @@ __all__ = [
     "default_cache_dir",
     "open_dataset",
     "torch_device",
-    "whole_number",
 ]
 
 CACHE_VARIABLE = "GTA_DATASETS_CACHE"
@@ -116,13 +115,6 @@ def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
         )
     opened: minari.MinariDataset = minari.load_dataset(dataset)
     return opened
-
-
-def whole_number(name: str, value: object, lowest: int, highest: int) -> int:
-    """`value` as an int; ConfigError unless it is a whole number in the range."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number from {lowest} to {highest}")
-    return int(value)
 
 
 def default_cache_dir() -> Path:

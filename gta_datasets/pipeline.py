@@ -209,7 +209,7 @@ class Pipeline:
 
     def generate(self, workers: int = 1, backend: Backend = "process") -> None:
         """Make every missing shard of the plan, if the method stores any; arguments as of the dataset's `generate`."""
-        check_workers(workers, backend)
+        workers = check_workers(workers, backend)
         if not self.augmenter.stored:
             return
         committed = set(self.shard_store.indices())

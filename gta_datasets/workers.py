@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError, WorkerError, requires_extra
 
 __all__ = ["Backend", "Maker", "check_workers", "make_shards", "ray_cluster"]
@@ -50,20 +51,20 @@ class Maker(Protocol):
         ...
 
 
-def check_workers(workers: int, backend: str) -> None:
-    """Whether shards can be made in this way, before any work is done.
+def check_workers(workers: int, backend: str) -> int:
+    """The number of workers, if shards can be made in this way; before any work is done.
 
     Raises:
         ConfigError: a number of workers or a backend that is not allowed.
         MissingExtraError: the backend is not installed.
     """
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise ConfigError(f"workers={workers!r} is not allowed; choose a whole number from 1 on")
+    workers = whole_number("workers", workers, 1)
     if backend not in ("process", "ray"):
         raise ConfigError(f"backend={backend!r} is not known; choose 'process' (this machine) or 'ray' (a Ray cluster)")
     if backend == "ray":
         with requires_extra("ray", "ray", "backend='ray' needs"):
             import ray  # noqa: F401 - whether it is there
+    return workers
 
 
 def make_shards(

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import minari
+import numpy as np
 import pytest
 
 from gta_datasets import augment, pipeline, workers
@@ -148,8 +149,17 @@ def test_workers_of_another_version_make_nothing(dataset: minari.MinariDataset, 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
 def test_a_wrong_number_of_workers(dataset: minari.MinariDataset, workers: int) -> None:
-    with pytest.raises(ConfigError, match=r"workers=.* is not allowed; choose a whole number from 1 on"):
+    with pytest.raises(ConfigError, match=r"workers=.* is not allowed; choose a whole number of at least 1"):
         tiny(dataset).generate(workers=workers)
+
+
+def test_a_number_of_workers_that_is_numpy_s(
+    dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(pipeline, "make_shards", lambda *args, workers, **kwargs: given.append(workers))
+    tiny(dataset, cache_dir=tmp_path).generate(workers=np.int64(2))
+    assert [(workers, type(workers)) for workers in given] == [(2, int)], "torch takes no other for its threads"
 
 
 def test_an_unknown_backend_is_refused_before_any_work(dataset: minari.MinariDataset, tmp_path: Path) -> None:

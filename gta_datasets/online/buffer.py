@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from gta_datasets.adapters.mixing import whole_part
-from gta_datasets.augment import configured, default_cache_dir, torch_device, whole_number
+from gta_datasets.augment import configured, default_cache_dir, torch_device
 from gta_datasets.config import ATraDiffConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError, requires_extra
 from gta_datasets.online.callback import ATraDiffCallback
 from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
