@@ -23,9 +23,9 @@ from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
 
 __all__ = [
     "augment",
+    "cache_root",
     "configuration",
     "configured",
-    "default_cache_dir",
     "open_dataset",
     "torch_device",
 ]
@@ -96,7 +96,7 @@ def augment(
         seed=seed,
         device=torch_device(device),
         num_transitions=num_transitions,
-        cache_root=Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir(),
+        cache_root=cache_root(cache_dir),
         progress=progress,
     )
     return GTAAugmentedDataset(pipeline, include_source=include_source)
@@ -117,10 +117,11 @@ def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
     return opened
 
 
-def default_cache_dir() -> Path:
-    """GTA_DATASETS_CACHE, or the user's cache folder."""
-    folder = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("gta-datasets")
-    return Path(folder).expanduser().absolute()
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """Folder of the cache: `cache_dir`, or the environment variable GTA_DATASETS_CACHE, or the user's cache folder."""
+    if cache_dir is None:
+        cache_dir = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("gta-datasets")
+    return Path(cache_dir).expanduser().absolute()
 
 
 def torch_device(device: str) -> str:
