@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,14 @@ class Source:
     action_codec: SpaceCodec
     episode_ids: NDArray[np.int64]  # (E,) the dataset's own numbers of the episodes
     dropped: tuple[str, ...]  # one sentence per episode that was left out
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What was read and of which spaces, for the cache key; neither the dataset's name nor what was left out."""
+        return {
+            "source": self.episodes.arrays(),
+            "spaces": [self.observation_codec.identity, self.action_codec.identity],
+        }
 
     def within_spaces(self, episodes: Episodes) -> Episodes:
         """`episodes` with the nearest observations and actions that lie in the dataset's spaces."""

@@ -61,8 +61,7 @@ class S4RL:
             "method": "s4rl",
             "version": ALGORITHM_VERSION,
             "seed": self._seed,
-            "source": self._source.episodes.arrays(),
-            "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
+            **self._source.identity,
         }
 
     @property
