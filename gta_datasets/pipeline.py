@@ -78,7 +78,7 @@ class Pipeline:
     @cached_property
     def source(self) -> Source:
         """The source's arrays, checked."""
-        return read_episodes(self.dataset, invalid=self.config.invalid)
+        return read_episodes(self.dataset, invalid=self.config.data.invalid)
 
     @cached_property
     def augmenter(self) -> Augmenter:
