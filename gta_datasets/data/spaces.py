@@ -15,11 +15,10 @@ from gymnasium import Space, spaces
 from minari.serialization import serialize_space
 from numpy.typing import NDArray
 
+from gta_datasets.data.episodes import FloatArray
 from gta_datasets.errors import DatasetError, UnsupportedSpaceError
 
 __all__ = ["Leaf", "SpaceCodec"]
-
-FloatArray = NDArray[np.floating[Any]]
 
 MAX_CATEGORIES = 4096  # beyond this a one-hot block says nothing that a model could learn
 SMALLEST_IMAGE = 64 * 64  # elements of a Box of several axes from which it is an image, whatever its numbers are

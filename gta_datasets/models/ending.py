@@ -15,7 +15,7 @@ from torch.nn import functional
 from gta_datasets.config import DynamicsConfig
 from gta_datasets.data.episodes import FloatArray
 from gta_datasets.data.reading import Source
-from gta_datasets.models.ensemble import Steps
+from gta_datasets.models.ensemble import NormalisedTransitions
 from gta_datasets.models.reward import RewardModel
 
 __all__ = ["EndingModel"]
@@ -90,8 +90,8 @@ class EndingModel(RewardModel):
             low, high = (middle, high) if _probabilities(log_odds - middle).mean() > rate else (low, middle)
         return float(high)
 
-    def _targets(self, steps: Steps) -> NDArray[np.float32]:
-        return self._columns.reward.inverse(steps.rewards).astype(np.float32)
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return self._columns.reward.inverse(transitions.labels).astype(np.float32)
 
     def _error(self, predicted: Tensor, targets: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(predicted, targets)
