@@ -91,7 +91,7 @@ class Mixture:
 
     def __setstate__(self, state: tuple[dict[str, Any], bool]) -> None:
         attributes, is_spawning = state
-        self.__dict__.update({"online_fraction": None, "_owed_online": 0.0} | attributes)  # older ones lack these
+        self.__dict__.update(attributes)
         if not is_spawning and multiprocessing.parent_process() is None:
             self._owner = os.getpid()
 
