@@ -17,6 +17,7 @@ from gta_datasets.adapters.corpus import Corpus, ReturnToGo, check_return_to_go
 from gta_datasets.adapters.indexing import resolve
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.statistics import RunningStatistics
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError
 
 __all__ = ["SampleBy", "SequenceDataset", "to_decision_transformer"]
@@ -50,7 +51,7 @@ def to_decision_transformer(
         CacheError: the cache cannot be read or written.
         DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
-    _check_count("context_length", context_length)
+    context_length = whole_number("context_length", context_length, 1)
     check_return_to_go(return_to_go)
     if not 0 < return_scale < math.inf:
         raise ConfigError(f"return_scale={return_scale} is not allowed; choose a number above 0")
@@ -142,8 +143,8 @@ class SequenceDataset(Dataset[dict[str, Tensor]]):
         Raises:
             ConfigError: an option that is not allowed.
         """
-        _check_count("batch_size", batch_size)
-        _check_count("num_batches", num_batches)
+        batch_size = whole_number("batch_size", batch_size, 1)
+        num_batches = whole_number("num_batches", num_batches, 1)
         if sample_by not in ("length", "return"):
             raise ConfigError(f"sample_by={sample_by!r} is not known; choose 'length' or 'return'")
         corpus = self._corpus
@@ -210,8 +211,3 @@ def _weights_by_return(corpus: Corpus) -> NDArray[np.float64]:
             above = above if above.any() else np.ones_like(above)
             weights[kind] = above / above.sum() * lengths.sum() / lengths
     return np.repeat(weights, corpus.episodes.lengths)
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number of at least 1")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError
 
 __all__ = ["Fraction", "Mixture", "linear_schedule", "whole_part"]
@@ -76,8 +77,7 @@ class Mixture:
         online_fraction: float | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise ConfigError(f"seed={seed!r} is not allowed; choose a whole number of at least 0")
+        seed = whole_number("seed", seed, 0)
         self.num_real, self.num_generated, self.real_fraction = num_real, num_generated, real_fraction
         self.online_fraction = None if online_fraction is None else _check_share(online_fraction, "online_fraction")
         self._seed, self._owner, self._batches, self._owed, self._owed_online = seed, os.getpid(), 0, 0.0, 0.0
@@ -91,7 +91,7 @@ class Mixture:
 
     def __setstate__(self, state: tuple[dict[str, Any], bool]) -> None:
         attributes, is_spawning = state
-        self.__dict__.update({"online_fraction": None, "_owed_online": 0.0} | attributes)  # older ones lack these
+        self.__dict__.update(attributes)
         if not is_spawning and multiprocessing.parent_process() is None:
             self._owner = os.getpid()
 

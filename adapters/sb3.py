@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import gymnasium
 import minari
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
@@ -20,6 +19,7 @@ from gta_datasets.adapters.sb3_buffers import (
 )
 from gta_datasets.adapters.sb3_layout import Layout, check_spaces
 from gta_datasets.adapters.sb3_training import check_trainable, train_offline
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError, requires_extra
 
 with requires_extra("sb3", "stable-baselines3", "the adapter needs"):
@@ -71,8 +71,7 @@ def to_sb3(
         CacheError: the cache cannot be read or written.
         DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
-    if not isinstance(buffer_size, int | np.integer) or buffer_size < 1:
-        raise ConfigError(f"buffer_size={buffer_size!r} is not allowed; choose a whole number of at least 1")
+    buffer_size = whole_number("buffer_size", buffer_size, 1)
     if copy and not (real_fraction is None and weights is None and online_fraction is None):
         raise ConfigError(
             "real_fraction, online_fraction and weights need copy=False: an ordinary ReplayBuffer draws from all "
@@ -130,10 +129,8 @@ def pretrain(
         DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     check_trainable(model)
-    batch_size = model.batch_size if batch_size is None else batch_size
-    for name, value in (("gradient_steps", gradient_steps), ("batch_size", batch_size)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number of at least 1")
+    gradient_steps = whole_number("gradient_steps", gradient_steps, 1)
+    batch_size = whole_number("batch_size", model.batch_size if batch_size is None else batch_size, 1)
     held = model.replay_buffer
     if not (isinstance(held, AugmentedReplayBuffer) and held.dataset is dataset):
         _check_replaceable(held)

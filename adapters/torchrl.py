@@ -16,6 +16,7 @@ from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.adapters.indexing import resolve
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.torchrl_layout import Layout
+from gta_datasets.config.fields import whole_number
 from gta_datasets.data.normalize import chunks
 from gta_datasets.errors import CacheError, ConfigError, requires_extra
 
@@ -65,8 +66,8 @@ def to_torchrl(
         CacheError: the cache cannot be read or written.
         DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
-    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-        raise ConfigError(f"batch_size={batch_size!r} is not allowed; choose a whole number of at least 1, or None")
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1)
     corpus = Corpus(dataset)
     layout = Layout(corpus)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)

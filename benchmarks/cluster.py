@@ -17,6 +17,7 @@ from benchmarks.training import checkpoint_of
 from benchmarks.units import Unit
 from benchmarks.work import Order, do, waiting
 from gta_datasets.errors import requires_extra
+from gta_datasets.workers import ray_cluster
 
 __all__ = ["connected", "require_ray", "share", "work_by_ray"]
 
@@ -38,17 +39,10 @@ def connected(workers: int) -> Iterator[tuple[bool, int]]:
 
     Yields whether there are GPUs, and the cores that each of some workers can have on one machine.
     """
-    ray = require_ray()
-    own = not ray.is_initialized()
-    if own:
-        ray.init(include_dashboard=False)
-    try:
+    with ray_cluster() as ray:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         with_gpu = [machine for machine in machines if machine.get("GPU", 0) >= 1]
         yield bool(with_gpu), share([int(machine.get("CPU", 0)) for machine in with_gpu or machines], workers)
-    finally:
-        if own:
-            ray.shutdown()
 
 
 def share(cores: Sequence[int], workers: int) -> int:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.fit(Path(folder), progress=False)
     seconds = time.process_time() - started
     episodes = unseen.episodes
-    actual = episodes.left
+    actual = episodes.remaining
     estimated = model.predict(episodes.observations[episodes.transition_rows])
     found = {
         "dataset": options.dataset,
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seconds": round(seconds, 1),
         "estimated": judge(estimated, actual, config.trajectories.lengths),
         "median_of_seen": judge(
-            np.full(len(actual), np.median(seen.episodes.left)), actual, config.trajectories.lengths
+            np.full(len(actual), np.median(seen.episodes.remaining)), actual, config.trajectories.lengths
         ),
     }
     path = record.write_record(f"lengths/{options.dataset.replace('/', '-')}", "benchmarks.lengths", found)

@@ -29,7 +29,7 @@ from benchmarks.cluster import connected, require_ray, work_by_ray
 from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment
 from benchmarks.units import Unit, units_of
 from benchmarks.work import Order, work
-from gta_datasets.augment import default_cache_dir
+from gta_datasets.augment import cache_root
 
 __all__ = ["main", "select"]
 
@@ -70,7 +70,7 @@ def _order(
     return Order(
         units=possible,
         results=options.results,
-        checkpoints=default_cache_dir() / "benchmarks" / record.digest_of(options.results),
+        checkpoints=cache_root() / "benchmarks" / record.digest_of(options.results),
         failures_allowed={key: len(lines) for key, lines in found.failures.items()} if options.retry else {},
         deadline=None if options.budget is None else time.time() + options.budget,
         stack=options.stack or (ON_GPU if gpu else 1),

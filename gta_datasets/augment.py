@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import minari
-import numpy as np
 import platformdirs
 import torch
 
 from gta_datasets.config import MethodConfig, StagedConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
@@ -23,12 +23,11 @@ from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
 
 __all__ = [
     "augment",
+    "cache_root",
     "configuration",
     "configured",
-    "default_cache_dir",
     "open_dataset",
     "torch_device",
-    "whole_number",
 ]
 
 CACHE_VARIABLE = "GTA_DATASETS_CACHE"
@@ -98,7 +97,7 @@ def augment(
         seed=seed,
         device=torch_device(device),
         num_transitions=num_transitions,
-        cache_root=Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir(),
+        cache_root=cache_root(cache_dir),
         progress=progress,
     )
     return GTAAugmentedDataset(pipeline, include_source=include_source)
@@ -119,17 +118,11 @@ def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
     return opened
 
 
-def whole_number(name: str, value: object, lowest: int, highest: int) -> int:
-    """`value` as an int; ConfigError unless it is a whole number in the range."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number from {lowest} to {highest}")
-    return int(value)
-
-
-def default_cache_dir() -> Path:
-    """GTA_DATASETS_CACHE, or the user's cache folder."""
-    folder = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("gta-datasets")
-    return Path(folder).expanduser().absolute()
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """Folder of the cache: `cache_dir`, or the environment variable GTA_DATASETS_CACHE, or the user's cache folder."""
+    if cache_dir is None:
+        cache_dir = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("gta-datasets")
+    return Path(cache_dir).expanduser().absolute()
 
 
 def torch_device(device: str) -> str:

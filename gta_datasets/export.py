@@ -26,6 +26,7 @@ from minari.serialization import serialize_space
 from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
+from gta_datasets.atomic import sync_folder
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.screen import dataset_path
 from gta_datasets.data.spaces import SpaceCodec
@@ -63,8 +64,9 @@ def write_minari(
     any others that JSON can hold; a specification may be an `EnvSpec` or its JSON. `infos` gives for every episode a
     mapping of names to arrays (or further mappings); without it they are empty.
 
-    The dataset appears under its name complete or not at all: it is written to a hidden folder in Minari's root, which
-    is renamed at the end and removed after any failure. One part and 64 unflattened episodes are in memory at a time.
+    The dataset appears under its name complete or not at all, also after a power cut: it is written to a hidden folder
+    in Minari's root, which is synced and renamed at the end and removed after any failure. One part and 64 unflattened
+    episodes are in memory at a time.
 
     Raises DatasetError if the dataset exists, if there are no episodes, or if `infos` has another length;
     UntrustedDatasetError for an id that leaves Minari's root; ConfigError for metadata that cannot be written.
@@ -79,7 +81,8 @@ def write_minari(
         "observation_space": serialize_space(observation_codec.space),
         "action_space": serialize_space(action_codec.space),
     }
-    work = get_dataset_path().resolve() / f".export-{uuid.uuid4().hex}"
+    root = get_dataset_path().resolve()
+    work = root / f".export-{uuid.uuid4().hex}"
     try:
         data = work / "data"
         data.mkdir(parents=True)
@@ -88,12 +91,16 @@ def write_minari(
         (data / "metadata.json").write_text(json.dumps(entries | counts | {"dataset_size": size}))
         for file in data.iterdir():
             _sync(file)
+        for folder in (data, work):
+            sync_folder(folder)
         _create_namespace(dataset_id)
         try:
             work.rename(target)
         except OSError:
             _refuse_existing(dataset_id, target)  # another process was faster
             raise
+        for folder in target.relative_to(root).parents:
+            sync_folder(root / folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return minari.MinariDataset(target / "data")

@@ -78,7 +78,7 @@ class Pipeline:
     @cached_property
     def source(self) -> Source:
         """The source's arrays, checked."""
-        return read_episodes(self.dataset, invalid=self.config.invalid)
+        return read_episodes(self.dataset, invalid=self.config.data.invalid)
 
     @cached_property
     def augmenter(self) -> Augmenter:
@@ -213,7 +213,7 @@ class Pipeline:
 
     def generate(self, workers: int = 1, backend: Backend = "process") -> None:
         """Make every missing shard of the plan, if the method stores any; arguments as of the dataset's `generate`."""
-        check_workers(workers, backend)
+        workers = check_workers(workers, backend)
         if not self.augmenter.stored:
             return
         store = self.fit()

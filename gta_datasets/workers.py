@@ -16,16 +16,17 @@ import sys
 import traceback
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError, WorkerError, requires_extra
 
-__all__ = ["Backend", "Maker", "check_workers", "make_shards"]
+__all__ = ["Backend", "Maker", "check_workers", "make_shards", "ray_cluster"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +51,20 @@ class Maker(Protocol):
         ...
 
 
-def check_workers(workers: int, backend: str) -> None:
-    """Whether shards can be made in this way, before any work is done.
+def check_workers(workers: int, backend: str) -> int:
+    """The number of workers, if shards can be made in this way; before any work is done.
 
     Raises:
         ConfigError: a number of workers or a backend that is not allowed.
         MissingExtraError: the backend is not installed.
     """
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise ConfigError(f"workers={workers!r} is not allowed; choose a whole number from 1 on")
+    workers = whole_number("workers", workers, 1)
     if backend not in ("process", "ray"):
         raise ConfigError(f"backend={backend!r} is not known; choose 'process' (this machine) or 'ray' (a Ray cluster)")
     if backend == "ray":
         with requires_extra("ray", "ray", "backend='ray' needs"):
             import ray  # noqa: F401 - whether it is there
+    return workers
 
 
 def make_shards(
@@ -211,6 +212,25 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def ray_cluster() -> Iterator[Any]:
+    """The package, connected: to the cluster this process is connected to, or else to a local one, ended on leaving.
+
+    Raises:
+        ImportError: Ray is not installed.
+    """
+    import ray
+
+    own = not ray.is_initialized()
+    try:
+        if own:
+            ray.init(include_dashboard=False)
+        yield ray
+    finally:
+        if own:
+            ray.shutdown()
+
+
 class _Actor:
     """A maker on some machine of the cluster."""
 
@@ -222,14 +242,12 @@ class _Actor:
         self._maker.shard(number)
 
 
-def _room(maker: Maker, wanted: int) -> int:
+def _room(ray: Any, maker: Maker, wanted: int) -> int:
     """How many actors find a place now: one without would keep its shard, and everybody, waiting.
 
     Raises:
         WorkerError: there is no place in the whole cluster.
     """
-    import ray
-
     kind = "GPU" if maker.device.startswith("cuda") else "CPU"
     if ray.cluster_resources().get(kind, 0) < 1:
         raise WorkerError(f"the Ray cluster has no {kind}, and every worker needs one; choose another device")
@@ -240,29 +258,26 @@ def _room(maker: Maker, wanted: int) -> int:
 
 
 def _by_ray(maker: Maker, numbers: list[int], workers: int, done: Callable[[], object]) -> None:
-    import ray
     from ray.exceptions import RayError, RayTaskError
     from ray.util import ActorPool
 
-    own = not ray.is_initialized()
-    if own:
-        ray.init(include_dashboard=False)
-    remote = ray.remote(
-        num_gpus=1 if maker.device.startswith("cuda") else 0,
-        max_restarts=-1,
-        max_task_retries=MOST_DEATHS - 1,
-        scheduling_strategy="SPREAD",
-    )(_Actor)
-    actors = [remote.remote(maker) for _ in range(_room(maker, min(workers, len(numbers))))]
-    try:
-        for _ in ActorPool(actors).map_unordered(lambda actor, number: actor.make.remote(number), numbers):
-            done()
-    except RayTaskError as error:
-        raise error.cause from error
-    except RayError as error:
-        raise WorkerError(f"Ray gave up: {error}. The shards that were made are kept") from error
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-        if own:
-            ray.shutdown()
+    with ray_cluster() as ray:
+        remote = ray.remote(
+            num_gpus=1 if maker.device.startswith("cuda") else 0,
+            max_restarts=-1,
+            max_task_retries=MOST_DEATHS - 1,
+            scheduling_strategy="SPREAD",
+        )(_Actor)
+        actors: list[Any] = []
+        try:
+            for _ in range(_room(ray, maker, min(workers, len(numbers)))):
+                actors.append(remote.remote(maker))
+            for _ in ActorPool(actors).map_unordered(lambda actor, number: actor.make.remote(number), numbers):
+                done()
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            raise WorkerError(f"Ray gave up: {error}. The shards that were made are kept") from error
+        finally:
+            for actor in actors:
+                ray.kill(actor)

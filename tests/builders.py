@@ -18,10 +18,12 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
 from gta_datasets.data.spaces import SpaceCodec
+from gta_datasets.simulator import Steps
 
 __all__ = [
     "LINEAR_ACTION_SPACE",
     "LINEAR_OBSERVATION_SPACE",
+    "LinearSimulator",
     "edit_file",
     "episode_buffer",
     "linear_dataset",
@@ -146,6 +148,24 @@ def linear_episodes(lengths: Iterable[int] = (20,) * 8, *, terminated: Iterable[
         truncations=np.concatenate(truncations),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     )
+
+
+class LinearSimulator:
+    """The true dynamics of `linear_episodes`; states beyond `limit` are unstable."""
+
+    name = "linear world"
+    observation_size = 3
+    action_size = 2
+
+    def __init__(self, limit: float = np.inf) -> None:
+        self.limit = limit
+
+    def step(self, observations: np.ndarray, actions: np.ndarray) -> Steps:
+        stable = (np.abs(observations) <= self.limit).all(axis=1)
+        following = linear_step(observations, actions).astype(np.float64)
+        rewards = linear_reward(observations, actions).astype(np.float64)
+        following[~stable], rewards[~stable] = np.nan, np.nan
+        return Steps(following, rewards, np.zeros(len(actions), bool), stable)
 
 
 def linear_source(episodes: Episodes) -> Source:

@@ -18,7 +18,7 @@ from gymnasium import spaces
 import gta_datasets
 from gta_datasets import GTAConfig, augment
 from gta_datasets import pipeline as pipeline_module
-from gta_datasets.augment import default_cache_dir, torch_device
+from gta_datasets.augment import cache_root, torch_device
 from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
 from gta_datasets.methods.gta import GTA
 from gta_datasets.presets import PRESETS, TASKS
@@ -194,7 +194,7 @@ def test_the_cache_lies_where_it_is_told_to(
         return augment(dataset, **arguments).storage.pipeline.cache_root
 
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "variable"))
-    assert root() == default_cache_dir() == tmp_path / "variable"
+    assert root() == cache_root() == tmp_path / "variable"
     assert root(cache_dir=str(tmp_path / "given")) == root(cache_dir=tmp_path / "given") == tmp_path / "given"
     monkeypatch.delenv("GTA_DATASETS_CACHE")
     assert root() == Path(platformdirs.user_cache_dir("gta-datasets"))

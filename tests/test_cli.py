@@ -251,6 +251,15 @@ def test_the_cache_of_the_environment_variable(
     assert key in run("cache", "ls")[1]
 
 
+def test_a_cache_below_the_user_s_home(
+    run: Run, dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--cache-dir=~/mine`, which a shell leaves as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    key = tiny(dataset, cache_dir="~/mine").generate().key
+    assert key in run("cache", "ls", "--cache-dir=~/mine")[1]
+
+
 def test_verifying_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
     augmented = tiny(dataset, cache_dir=tmp_path).generate()
     assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, "0 damaged shards\n")

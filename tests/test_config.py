@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 
 from gta_datasets.config import (
+    ATraDiffConfig,
     ConditionalTrainingConfig,
     DataConfig,
+    DiffStitchConfig,
     DynamicsConfig,
     FlowConfig,
     GTAConfig,
     NetworkConfig,
     QualificationConfig,
+    S4RLConfig,
     SamplingConfig,
     SearchConfig,
+    StagedConfig,
+    SynthERConfig,
 )
 from gta_datasets.errors import ConfigError, GTADatasetsError
 from gta_datasets.presets import PRESETS, TASKS
@@ -166,7 +171,7 @@ def test_unknown_keywords_are_named_with_the_known_ones() -> None:
 def test_unknown_names_in_a_stored_configuration_are_refused() -> None:
     with pytest.raises(ConfigError, match="stage='store' is not allowed; choose one of 'data', 'dynamics'"):
         GTAConfig.from_dict({"store": {}})
-    with pytest.raises(ConfigError, match="a field of data='gamma' is not allowed; choose one of 'horizon', "):
+    with pytest.raises(ConfigError, match="a field of data='gamma' is not allowed; choose one of 'bins', 'disc"):
         GTAConfig.from_dict({"data": {"gamma": 0.9}})
     with pytest.raises(ConfigError, match="a field of data='alpha' is not allowed"):
         GTAConfig.from_dict({"data": {"alpha": 1.2}})
@@ -196,6 +201,13 @@ def test_whole_numbers_serve_as_floats() -> None:
     config = GTAConfig().replace(alpha=2, gradient_clip=5)
     assert (config.sampling.alpha, config.training.gradient_clip) == (2.0, 5.0)
     assert type(config.sampling.alpha) is float
+
+
+@pytest.mark.parametrize("kind", [GTAConfig, S4RLConfig, SynthERConfig, DiffStitchConfig, ATraDiffConfig])
+def test_every_method_says_what_becomes_of_episodes_that_cannot_be_used(kind: type[StagedConfig]) -> None:
+    assert "drop" in [stage.get("invalid") for stage in kind().replace(invalid="drop").to_dict().values()]
+    with pytest.raises(ConfigError, match="invalid='skip' is not allowed; choose one of 'error', 'drop'"):
+        kind().replace(invalid="skip")
 
 
 NAN = math.nan

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import weakref
 
@@ -252,6 +253,27 @@ def test_nothing_is_visible_before_the_end(root, codecs):
     write_minari("test/slow-v0", parts(), **codecs)
     assert seen == [{}]
     assert list(minari.list_local_datasets()) == ["test/slow-v0"]
+
+
+def test_what_a_power_cut_leaves_is_a_whole_dataset_or_none(root, codecs, monkeypatch):
+    """What is in the dataset's folders is on the disk before they have their name, and the name when it is returned."""
+    calls, fsync, rename = [], os.fsync, os.rename
+
+    def record_sync(descriptor):
+        calls.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def record_rename(source, target):
+        calls.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    write_minari("some/where/new-v0", [linear_episodes()], **codecs)
+    named, within = calls.index("rename"), root / "some" / "where" / "new-v0"
+    files = {within / "data" / name for name in ("main_data.hdf5", "metadata.json")}
+    assert {path.stat().st_ino for path in (*files, within / "data", within)} == set(calls[:named])
+    assert {path.stat().st_ino for path in (root, root / "some", root / "some" / "where")} == set(calls[named + 1 :])
 
 
 @pytest.mark.parametrize("parts", [[], [linear_episodes((2,)).slice(0, 0)]], ids=["no parts", "an empty part"])

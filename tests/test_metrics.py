@@ -15,29 +15,10 @@ from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.errors import DatasetError, MissingExtraError
 from gta_datasets.metrics import Quality, quality
 from gta_datasets.novelty import nearest_distances, novelty
-from gta_datasets.simulator import Steps
-from tests.builders import linear_episodes, linear_reward, linear_step
+from tests.builders import LinearSimulator, linear_episodes
 
 SOURCE = linear_episodes((40,) * 6 + (3, 1, 25))
 ROUNDING = 1e-12  # squared: float32 states, summed in another order
-
-
-class LinearSimulator:
-    """The true dynamics of `tests.builders.linear_episodes`; states beyond `limit` are unstable."""
-
-    name = "linear world"
-    observation_size = 3
-    action_size = 2
-
-    def __init__(self, limit: float = np.inf) -> None:
-        self.limit = limit
-
-    def step(self, observations: np.ndarray, actions: np.ndarray) -> Steps:
-        stable = (np.abs(observations) <= self.limit).all(axis=1)
-        following = linear_step(observations, actions).astype(np.float64)
-        rewards = linear_reward(observations, actions).astype(np.float64)
-        following[~stable], rewards[~stable] = np.nan, np.nan
-        return Steps(following, rewards, np.zeros(len(actions), bool), stable)
 
 
 def windows(count: int = 12, steps: int = 8, seed: int = 5) -> Episodes:

@@ -22,22 +22,9 @@ from gta_datasets.errors import MissingExtraError
 from gta_datasets.metrics import Quality, quality
 from gta_datasets.plots import report as plots
 from gta_datasets.report import write_report
-from gta_datasets.simulator import Steps
-from tests.builders import linear_episodes, linear_reward, linear_step
+from tests.builders import LinearSimulator, linear_episodes, linear_step
 
 SOURCE = linear_episodes((40,) * 6)
-
-
-class LinearSimulator:
-    name = "linear world"
-    observation_size = 3
-    action_size = 2
-
-    def step(self, observations: np.ndarray, actions: np.ndarray) -> Steps:
-        rows = len(actions)
-        following = linear_step(observations, actions).astype(np.float64)
-        rewards = linear_reward(observations, actions).astype(np.float64)
-        return Steps(following, rewards, np.zeros(rows, bool), np.ones(rows, bool))
 
 
 def noisy(scale: float = 0.1) -> Episodes:

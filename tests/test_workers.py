@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import minari
+import numpy as np
 import pytest
 
 from gta_datasets import augment, pipeline, workers
@@ -148,8 +149,17 @@ def test_workers_of_another_version_make_nothing(dataset: minari.MinariDataset, 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
 def test_a_wrong_number_of_workers(dataset: minari.MinariDataset, workers: int) -> None:
-    with pytest.raises(ConfigError, match=r"workers=.* is not allowed; choose a whole number from 1 on"):
+    with pytest.raises(ConfigError, match=r"workers=.* is not allowed; choose a whole number of at least 1"):
         tiny(dataset).generate(workers=workers)
+
+
+def test_a_number_of_workers_that_is_numpy_s(
+    dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(pipeline, "make_shards", lambda *args, workers, **kwargs: given.append(workers))
+    tiny(dataset, cache_dir=tmp_path).generate(workers=np.int64(2))
+    assert [(workers, type(workers)) for workers in given] == [(2, int)], "torch takes no other for its threads"
 
 
 def test_an_unknown_backend_is_refused_before_any_work(dataset: minari.MinariDataset, tmp_path: Path) -> None:
@@ -196,16 +206,81 @@ def test_ray_has_no_more_actors_than_places(
     maker, free = LogMaker(tmp_path), {kind: 3.0, other: 64.0}
     maker.device = device
     cluster = SimpleNamespace(cluster_resources=lambda: {kind: 4.0}, available_resources=lambda: free)
-    monkeypatch.setitem(sys.modules, "ray", cluster)
-    assert workers._room(maker, 2) == 2
+    assert workers._room(cluster, maker, 2) == 2
     assert "room" not in caplog.text
-    assert workers._room(maker, 8) == 3
+    assert workers._room(cluster, maker, 8) == 3
     assert "Ray has room for 3 of 8 workers now" in caplog.text
     del free[kind]
-    assert workers._room(maker, 8) == 1, "it waits until others are done"
+    assert workers._room(cluster, maker, 8) == 1, "it waits until others are done"
     cluster.cluster_resources = lambda: {other: 8.0}
     with pytest.raises(WorkerError, match=f"the Ray cluster has no {kind}"):
-        workers._room(maker, 8)
+        workers._room(cluster, maker, 8)
+
+
+class CountingRay:
+    """Ray, as far as workers know it; it counts the actors and whether a cluster of its own runs."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError, RayTaskError=FloatingPointError)
+    util = SimpleNamespace(ActorPool=None)
+
+    def __init__(self, kind: str, *, runs: bool = False, most: int = 64) -> None:
+        self.kind, self.runs, self.most = kind, runs, most
+        self.actors, self.calls = 0, []
+
+    def is_initialized(self) -> bool:
+        return self.runs
+
+    def init(self, **options: object) -> None:
+        self.runs = True
+        self.calls.append("init")
+
+    def shutdown(self) -> None:
+        self.runs = False
+        self.calls.append("shutdown")
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {self.kind: 4.0}
+
+    available_resources = cluster_resources
+
+    def remote(self, **options: object) -> object:
+        def start_actor(maker: object) -> int:
+            if self.actors == self.most:
+                raise ConnectionError("the cluster is gone")
+            self.actors += 1
+            return self.actors
+
+        return lambda actor: SimpleNamespace(remote=start_actor)
+
+    def kill(self, actor: int) -> None:
+        self.actors -= 1
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, module in (("ray", self), ("ray.exceptions", self.exceptions), ("ray.util", self.util)):
+            monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_ray_cluster_of_its_own_ends_where_there_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    ray = CountingRay("GPU", runs=runs)
+    ray.use(monkeypatch)
+    with pytest.raises(WorkerError, match="the Ray cluster has no CPU"):
+        make_shards(LogMaker(tmp_path / "log"), [0, 1], workers=2, backend="ray", done=lambda: None)
+    assert ray.calls == ([] if runs else ["init", "shutdown"])
+    assert ray.runs == runs
+
+
+def test_actors_of_a_cluster_that_others_use_end_where_not_all_can_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = CountingRay("CPU", runs=True, most=1)
+    ray.use(monkeypatch)
+    with pytest.raises(ConnectionError, match="the cluster is gone"):
+        make_shards(LogMaker(tmp_path / "log"), [0, 1], workers=2, backend="ray", done=lambda: None)
+    assert ray.actors == 0
+    assert ray.runs
 
 
 @pytest.mark.slow

@@ -9,11 +9,12 @@ from gta_datasets.config.diffstitch import DiffStitchConfig, StateConfig, Stitch
 from gta_datasets.config.gta import FlowConfig, GTAConfig, SearchConfig
 from gta_datasets.config.method import MethodConfig, StagedConfig
 from gta_datasets.config.models import DynamicsConfig, QualificationConfig
-from gta_datasets.config.s4rl import NoiseConfig, ReadingConfig, S4RLConfig
+from gta_datasets.config.s4rl import NoiseConfig, S4RLConfig
 from gta_datasets.config.stages import (
     ConditionalTrainingConfig,
     DataConfig,
     NetworkConfig,
+    ReadingConfig,
     SamplingConfig,
     SolverConfig,
     TrainingConfig,

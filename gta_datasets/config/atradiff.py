@@ -9,17 +9,16 @@ from typing import ClassVar, Literal
 from gta_datasets.config.fields import Stage, require, require_choice
 from gta_datasets.config.method import StagedConfig
 from gta_datasets.config.models import DynamicsConfig
-from gta_datasets.config.stages import NetworkConfig, SolverConfig, TrainingConfig
+from gta_datasets.config.stages import NetworkConfig, ReadingConfig, SolverConfig, TrainingConfig
 
 __all__ = ["ATraDiffConfig", "AdaptationConfig", "ImaginationConfig", "TrajectoryConfig"]
 
 
 @dataclass(frozen=True)
-class TrajectoryConfig(Stage):
+class TrajectoryConfig(ReadingConfig):
     """What is learned from the offline data."""
 
     lengths: tuple[int, ...] = (5, 15, 31)  # transitions of a trajectory, ascending; one model for each
-    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out
 
     def __post_init__(self) -> None:
         if isinstance(self.lengths, list):  # JSON has no tuples
@@ -27,10 +26,10 @@ class TrajectoryConfig(Stage):
         super().__post_init__()
 
     def _check(self) -> None:
+        super()._check()
         whole = all(type(length) is int and length >= 1 for length in self.lengths)
         ascending = whole and list(self.lengths) == sorted(set(self.lengths))
         require(bool(self.lengths) and ascending, "lengths", self.lengths, "whole numbers of at least 1, ascending")
-        require_choice("invalid", self.invalid, ("error", "drop"))
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from gta_datasets.config.fields import Stage, io_field, require, require_choice
+from gta_datasets.config.fields import io_field, require
 from gta_datasets.config.method import MethodConfig
 from gta_datasets.config.models import QualificationConfig
-from gta_datasets.config.stages import NetworkConfig, SolverConfig, TrainingConfig
+from gta_datasets.config.stages import (
+    NetworkConfig,
+    ReadingConfig,
+    SolverConfig,
+    TrainingConfig,
+    require_batch_size,
+)
 
 __all__ = ["DiffStitchConfig", "StateConfig", "StitchingConfig"]
 
 
 @dataclass(frozen=True)
-class StateConfig(Stage):
+class StateConfig(ReadingConfig):
     """Which windows of states the model of states learns from."""
 
     horizon: int = 31  # transitions per window, and in the longest bridge; a window has one state more
-    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out and named in `skipped`
 
     def _check(self) -> None:
+        super()._check()
         require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
-        require_choice("invalid", self.invalid, ("error", "drop"))
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,7 @@ class StitchingConfig(SolverConfig):
         require(self.steps_before >= 0, "steps_before", self.steps_before, "at least 0")
         for name in ("steps_after", "min_bridge", "candidates", "trajectories_per_shard"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(
-            self.generate_batch_size >= 0,
-            "generate_batch_size",
-            self.generate_batch_size,
-            "a number, or 0 for one that suits",
-        )
+        require_batch_size(self.generate_batch_size)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,3 @@ class DiffStitchConfig(MethodConfig):
     def __post_init__(self) -> None:
         shortest, longest = self.stitching.min_bridge, self.data.horizon
         require(shortest <= longest, "min_bridge", shortest, f"at most horizon={longest}")
-
-    @property
-    def invalid(self) -> Literal["error", "drop"]:
-        return self.data.invalid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from gta_datasets.config.fields import Stage, require, require_choice
 from gta_datasets.config.method import MethodConfig
@@ -75,7 +75,3 @@ class GTAConfig(MethodConfig):
             sound = self.sampling.condition == "fixed" or isinstance(alpha, str) or alpha <= MOST_DISTILLED_ALPHA
             require(sound, "alpha", alpha, f"at most {MOST_DISTILLED_ALPHA} with flow_steps: what a flow map learns")
             require(self.search.auto_steps == 0, "auto_steps", self.search.auto_steps, "0 with flow_steps: no sampler")
-
-    @property
-    def invalid(self) -> Literal["error", "drop"]:
-        return self.data.invalid

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from gta_datasets.config.fields import require_choice
 from gta_datasets.config.models import DynamicsConfig, QualificationConfig
+from gta_datasets.config.stages import ReadingConfig
 from gta_datasets.errors import ConfigError
 
 __all__ = ["MethodConfig", "StagedConfig"]
@@ -60,8 +60,9 @@ class StagedConfig:
         stages: dict[str, Any] = {}
         for name, values in form.items():
             require_choice("stage", name, tuple(sorted(known)))
+            fields = tuple(sorted(item.name for item in dataclasses.fields(known[name])))
             for key in values:
-                require_choice(f"a field of {name}", key, tuple(f.name for f in dataclasses.fields(known[name])))
+                require_choice(f"a field of {name}", key, fields)
             stages[name] = known[name](**values)
         return cls(**stages)
 
@@ -72,13 +73,9 @@ class StagedConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig(StagedConfig, ABC):
+class MethodConfig(StagedConfig):
     """Everything one method of augmentation can be told."""
 
     qualification: QualificationConfig = QualificationConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
-
-    @property
-    @abstractmethod
-    def invalid(self) -> Literal["error", "drop"]:
-        """What happens to episodes that cannot be used."""
+    data: ReadingConfig = ReadingConfig()

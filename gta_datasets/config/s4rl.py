@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from gta_datasets.config.fields import Stage, require, require_choice
+from gta_datasets.config.fields import Stage, require
 from gta_datasets.config.method import MethodConfig
 
-__all__ = ["NoiseConfig", "ReadingConfig", "S4RLConfig"]
-
-
-@dataclass(frozen=True)
-class ReadingConfig(Stage):
-    """Which episodes of the source are used."""
-
-    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out and named in `skipped`
-
-    def _check(self) -> None:
-        require_choice("invalid", self.invalid, ("error", "drop"))
+__all__ = ["NoiseConfig", "S4RLConfig"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +29,4 @@ class S4RLConfig(MethodConfig):
 
     method: ClassVar[str] = "s4rl"
 
-    data: ReadingConfig = ReadingConfig()
     perturbation: NoiseConfig = NoiseConfig()
-
-    @property
-    def invalid(self) -> Literal["error", "drop"]:
-        return self.data.invalid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gta_datasets.config.fields import Stage, auto_field, io_field, require, require_choice
@@ -12,14 +12,27 @@ __all__ = [
     "ConditionalTrainingConfig",
     "DataConfig",
     "NetworkConfig",
+    "ReadingConfig",
     "SamplingConfig",
     "SolverConfig",
     "TrainingConfig",
+    "require_batch_size",
 ]
 
 
 @dataclass(frozen=True)
-class DataConfig(Stage):
+class ReadingConfig(Stage):
+    """Which episodes of the source are used."""
+
+    # Unusable episodes: an error, or left out and named in `skipped`.
+    invalid: Literal["error", "drop"] = field(default="error", kw_only=True)
+
+    def _check(self) -> None:
+        require_choice("invalid", self.invalid, ("error", "drop"))
+
+
+@dataclass(frozen=True)
+class DataConfig(ReadingConfig):
     """Which windows exist and how often each is drawn for training."""
 
     horizon: int = 31  # transitions per window; a window has one row more
@@ -27,7 +40,6 @@ class DataConfig(Stage):
     terminal_penalty: float = 100.0  # subtracted from terminal rewards before returns are computed
     # Episodes of fewer than `horizon` transitions: windows filled up, or nothing made from them, as `skipped` says.
     short_episodes: Literal["pad", "skip"] = "pad"
-    invalid: Literal["error", "drop"] = "error"  # unusable episodes: an error, or left out and named in `skipped`
     # How often a window is trained on (GTA section 4.1): all alike, those of high returns more often, or those of
     # successful episodes. An episode succeeds by any positive reward above the lowest one, or where none is positive,
     # as with -1 and 0, by any above the lowest.
@@ -38,11 +50,11 @@ class DataConfig(Stage):
     success_weight: float = 10.0  # sparse: how much more often a successful episode is drawn
 
     def _check(self) -> None:
+        super()._check()
         require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
         require(0 <= self.discount <= 1, "discount", self.discount, "a number in [0, 1]")
         require(self.terminal_penalty >= 0, "terminal_penalty", self.terminal_penalty, "a number of at least 0")
         require_choice("short_episodes", self.short_episodes, ("pad", "skip"))
-        require_choice("invalid", self.invalid, ("error", "drop"))
         require_choice("reweighting", self.reweighting, ("none", "dense", "sparse"))
         require(self.bins >= 1, "bins", self.bins, "at least 1")
         require(self.smoothing > 0, "smoothing", self.smoothing, "a positive number")
@@ -169,12 +181,7 @@ class SamplingConfig(SolverConfig):
         require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
         require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")
         require(self.windows_per_shard >= 1, "windows_per_shard", self.windows_per_shard, "at least 1")
-        require(
-            self.generate_batch_size >= 0,
-            "generate_batch_size",
-            self.generate_batch_size,
-            "a number, or 0 for one that suits",
-        )
+        require_batch_size(self.generate_batch_size)
 
     @property
     def amplification(self) -> float:
@@ -191,3 +198,8 @@ class SamplingConfig(SolverConfig):
         if isinstance(value, str):
             raise ConfigError(f"{name} is found when the model has been trained, and was needed before")
         return value
+
+
+def require_batch_size(size: int) -> None:
+    """Raise ConfigError unless `size` windows may be asked for per network evaluation; 0 leaves the number open."""
+    require(size >= 0, "generate_batch_size", size, "a number, or 0 for one that suits")

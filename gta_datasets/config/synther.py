@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 from gta_datasets.config.fields import Stage, io_field, require, require_choice
 from gta_datasets.config.method import MethodConfig
-from gta_datasets.config.s4rl import ReadingConfig
 from gta_datasets.config.stages import SolverConfig, TrainingConfig
 
 __all__ = ["SynthERConfig", "TransitionNetworkConfig", "TransitionSamplingConfig"]
@@ -47,11 +46,6 @@ class SynthERConfig(MethodConfig):
 
     method: ClassVar[str] = "synther"
 
-    data: ReadingConfig = ReadingConfig()
     network: TransitionNetworkConfig = TransitionNetworkConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: TransitionSamplingConfig = TransitionSamplingConfig()
-
-    @property
-    def invalid(self) -> Literal["error", "drop"]:
-        return self.data.invalid

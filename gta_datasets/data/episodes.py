@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gta_datasets.errors import DatasetError
 
-__all__ = ["Episodes", "concatenate", "end_flags", "offsets_of"]
+__all__ = ["Episodes", "FloatArray", "concatenate", "end_flags", "offsets_of"]
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -70,7 +70,7 @@ class Episodes:
         return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
 
     @property
-    def left(self) -> NDArray[np.int64]:
+    def remaining(self) -> NDArray[np.int64]:
         """Transitions from every transition to the end of its episode, itself included, (N,)."""
         return np.repeat(self.offsets[1:], self.lengths) - np.arange(self.num_transitions)
 

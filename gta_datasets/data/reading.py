@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,14 @@ class Source:
     action_codec: SpaceCodec
     episode_ids: NDArray[np.int64]  # (E,) the dataset's own numbers of the episodes
     dropped: tuple[str, ...]  # one sentence per episode that was left out
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What was read and of which spaces, for the cache key; neither the dataset's name nor what was left out."""
+        return {
+            "source": self.episodes.arrays(),
+            "spaces": [self.observation_codec.identity, self.action_codec.identity],
+        }
 
     def within_spaces(self, episodes: Episodes) -> Episodes:
         """`episodes` with the nearest observations and actions that lie in the dataset's spaces."""
@@ -52,9 +60,9 @@ def read_episodes(
     was cut, and counts as truncated; one that is both terminated and truncated counts as terminated. Actions outside of
     their space stay as recorded.
 
-    Observations and actions take the codecs' dtypes; rewards are float32, or float64 if they were recorded so. Raises
-    UnsupportedSpaceError for spaces without a float form, and DatasetError if no episode is left or Minari cannot read
-    the file.
+    Observations and actions take the codecs' dtypes; rewards are float32, or float64 if they were recorded so or as
+    integers of 32 bits or more. Raises UnsupportedSpaceError for spaces without a float form, and DatasetError if no
+    episode is left or Minari cannot read the file.
     """
     if invalid not in ("error", "drop"):
         raise ConfigError(f'invalid={invalid!r} is not known; choose "error" or "drop"')

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +23,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 from gta_datasets.errors import DatasetError, UntrustedDatasetError
 
-__all__ = ["ALLOWED_PACKAGES", "dataset_path", "screen", "screen_id"]
+__all__ = ["dataset_path", "screen", "screen_id"]
 
 # Environments and wrappers only. Whole packages would admit `minari:delete_dataset` and `gymnasium:make`.
 ALLOWED_PACKAGES = (
@@ -45,12 +45,12 @@ FORMATS = ("hdf5", "arrow", "parquet")
 ENTRY_POINT = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Z]\w*", re.ASCII)
 
 
-def screen(path: str | os.PathLike[str], *, allowed_packages: Collection[str] = ALLOWED_PACKAGES) -> None:
+def screen(path: str | os.PathLike[str]) -> None:
     """Raise unless Minari can open the dataset folder `path` without running code or leaving the folder.
 
-    `path` is the folder of one dataset, or the `data` folder in it. `allowed_packages` are the packages or modules that
-    its environment specifications may name, with everything below them. UntrustedDatasetError says what was found;
-    DatasetError if there is no readable dataset at `path`.
+    `path` is the folder of one dataset, or the `data` folder in it. Its environment specifications may name what is in
+    `ALLOWED_PACKAGES` or below. UntrustedDatasetError says what was found; DatasetError if there is no readable dataset
+    at `path`.
     """
     folder = _data_folder(Path(path))
     entries = list(_regular_entries(folder))
@@ -59,7 +59,7 @@ def screen(path: str | os.PathLike[str], *, allowed_packages: Collection[str] = 
     for key in ("observation_space", "action_space"):
         budget -= _check_space(folder, key, metadata.get(key), budget)
     for key in ("env_spec", "eval_env_spec"):
-        _check_env_spec(folder, key, metadata.get(key), allowed_packages)
+        _check_env_spec(folder, key, metadata.get(key))
     data_format = metadata.get("data_format")
     if data_format not in FORMATS:
         raise DatasetError(f"{folder} has data_format {data_format!r}; Minari knows {', '.join(FORMATS)}")
@@ -97,11 +97,11 @@ def dataset_path(dataset_id: str) -> Path:
     return path
 
 
-def screen_id(dataset_id: str, *, allowed_packages: Collection[str] = ALLOWED_PACKAGES) -> Path:
+def screen_id(dataset_id: str) -> Path:
     """The folder of `dataset_id` under Minari's root, screened if it exists."""
     path = dataset_path(dataset_id)
     if path.exists():
-        screen(path, allowed_packages=allowed_packages)
+        screen(path)
     return path
 
 
@@ -176,7 +176,7 @@ def _elements(where: str, node: dict[str, Any]) -> int:
     return math.prod(shape)
 
 
-def _check_env_spec(folder: Path, key: str, text: Any, allowed: Collection[str]) -> None:
+def _check_env_spec(folder: Path, key: str, text: Any) -> None:
     if text is None:
         return
     where = f"{folder}: {key}"
@@ -190,19 +190,19 @@ def _check_env_spec(folder: Path, key: str, text: Any, allowed: Collection[str])
             raise UntrustedDatasetError(f"{where} is not an environment specification")
         for part in (spec, *wrappers):
             for name in (part.get("entry_point"), part.get("vector_entry_point")):
-                _check_entry_point(where, name, allowed)
+                _check_entry_point(where, name)
             _check_arguments(where, part.get("kwargs"))
 
 
-def _check_entry_point(where: str, name: Any, allowed: Collection[str]) -> None:
+def _check_entry_point(where: str, name: Any) -> None:
     if name is None:
         return
     match = ENTRY_POINT.fullmatch(name) if isinstance(name, str) else None
     module = match["module"] if match else ""
-    if not any(module == package or module.startswith(f"{package}.") for package in allowed):
+    if not any(module == package or module.startswith(f"{package}.") for package in ALLOWED_PACKAGES):
         raise UntrustedDatasetError(
-            f"{where} would run {name!r}; allowed are classes ('module:Class') from {', '.join(sorted(allowed))}. "
-            f"If you trust it, add its package to allowed_packages, or open it yourself with minari.load_dataset"
+            f"{where} would run {name!r}; allowed are classes ('module:Class') from {', '.join(ALLOWED_PACKAGES)}. If "
+            f"you trust the dataset, open it yourself and give what minari.load_dataset returns in the place of its id"
         )
 
 

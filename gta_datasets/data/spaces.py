@@ -15,11 +15,11 @@ from gymnasium import Space, spaces
 from minari.serialization import serialize_space
 from numpy.typing import NDArray
 
+from gta_datasets.data.episodes import FloatArray
 from gta_datasets.errors import DatasetError, UnsupportedSpaceError
 
 __all__ = ["Leaf", "SpaceCodec"]
 
-FloatArray = NDArray[np.floating[Any]]
 Keys = tuple[str | int, ...]
 
 MAX_CATEGORIES = 4096  # beyond this a one-hot block says nothing that a model could learn

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gta_datasets.data.episodes import Episodes, offsets_of
 from gta_datasets.errors import DatasetError
 
-__all__ = ["WindowIndex", "Windows", "cut", "starting_at"]
+__all__ = ["WindowIndex", "Windows", "cut", "starting_at", "take"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,8 @@ def cut(episodes: Episodes, windows: Windows) -> Episodes:
         truncations=episodes.truncations[rows],
         offsets=offsets,
     )
+
+
+def take(episodes: Episodes, chosen: NDArray[np.int64]) -> Episodes:
+    """The episodes of the given numbers (B,), in this order, as copies."""
+    return cut(episodes, Windows(chosen, np.zeros_like(chosen), episodes.lengths[chosen]))

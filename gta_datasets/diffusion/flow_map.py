@@ -24,6 +24,9 @@ __all__ = ["EXTRA_CONTEXT", "FlowMap", "Jump", "consistency_loss", "jump_down", 
 EXTRA_CONTEXT = 2
 """Columns of context that tell the network where a jump goes."""
 
+STRAIGHT = 0.5
+"""Share of the jumps of a training step that go down to 0 at once."""
+
 Jump = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
 """(x (B, R, F) at level t (B,), t, u (B,), condition) -> x at level u (B, R, F)."""
 
@@ -85,8 +88,6 @@ def consistency_loss(
     condition: Condition,
     levels: list[float],
     generator: torch.Generator,
-    *,
-    straight_share: float = 0.5,
 ) -> Tensor:
     """How far a jump from a level is from the jump that starts one step of the teacher's solver further down.
 
@@ -101,7 +102,6 @@ def consistency_loss(
         condition: their condition.
         levels: decreasing levels that end in 0; one of them, but not 0, is drawn for the whole batch.
         generator: source of levels and noise.
-        straight_share: share of the jumps that go down to 0 at once.
 
     Returns:
         The loss, a scalar.
@@ -113,7 +113,7 @@ def consistency_loss(
     # The end of every jump: 0, or any level from the one below on.
     ends = torch.tensor(levels[place + 1 :], device=device)
     drawn = ends[torch.randint(len(ends), (size,), generator=generator, device=device)]
-    straight = torch.rand(size, generator=generator, device=device) < straight_share
+    straight = torch.rand(size, generator=generator, device=device) < STRAIGHT
     after = torch.where(straight, torch.zeros_like(drawn), drawn)
     now = torch.full((size,), start, device=device)
     noisy = clean + start * noise * condition.mask
@@ -135,7 +135,6 @@ def trajectory_errors(
     generator: torch.Generator,
     *,
     from_data: bool = True,
-    straight_share: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
     """Errors of a flow map that learns from data alone (GTP, arXiv 2510.11499).
 
@@ -152,13 +151,12 @@ def trajectory_errors(
         levels: decreasing levels that end in 0, (L,); every row has its own, but not 0.
         generator: source of levels and noise.
         from_data: whether points lie on the noise ray; False for a step of Euler's solver with `target`'s own score.
-        straight_share: share of the jumps that go down to 0 at once.
 
     Returns:
         Squared errors of `g` for consistency and for the flow, each (B,), sums over a window, weighted like a
         denoiser's (Karras et al. 2022, table 1).
     """
-    now, below, after = _draw_jumps(levels, len(clean), generator, straight_share)
+    now, below, after = _draw_jumps(levels, len(clean), generator)
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     noisy = clean + now[:, None, None] * noise * condition.mask
     with torch.no_grad():
@@ -176,15 +174,13 @@ def trajectory_errors(
     return weight / (1 - ratio).square() * consistency.sum(dim=(1, 2)), weight * flow.sum(dim=(1, 2))
 
 
-def _draw_jumps(
-    levels: Tensor, size: int, generator: torch.Generator, straight_share: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_jumps(levels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """For every row a level, the one below it, and the end of a jump: 0, or any level from the one below on."""
     last, device = len(levels) - 1, levels.device
     place = torch.randint(last, (size,), generator=generator, device=device)
     further, straight = torch.rand((2, size), generator=generator, device=device)
     end = place + 1 + (further * (last - place)).long()
-    end = torch.where(straight < straight_share, last, end.clamp(max=last))
+    end = torch.where(straight < STRAIGHT, last, end.clamp(max=last))
     return levels[place], levels[place + 1], levels[end]
 
 

@@ -35,15 +35,15 @@ Noise = Callable[[int], Tensor]
 """Standard normal numbers (B, R, F) of a sampler step; the same step gives the same numbers."""
 
 
-def karras_schedule(steps: int, *, start: float = SIGMA_MAX, end: float = SIGMA_MIN, rho: float = RHO) -> list[float]:
+def karras_schedule(steps: int, *, start: float = SIGMA_MAX, end: float = SIGMA_MIN) -> list[float]:
     """Noise levels of Karras et al. 2022, equation 5: `steps` levels from `start` to `end`, then 0.
 
     Where `start` is not above `end` there is nothing to divide: the levels are `start` and 0.
     """
     if steps == 1 or start <= end * (1 + 1e-9):
         return [start, 0.0]
-    high, low = start ** (1 / rho), end ** (1 / rho)
-    return [(high + i / (steps - 1) * (low - high)) ** rho for i in range(steps)] + [0.0]
+    high, low = start ** (1 / RHO), end ** (1 / RHO)
+    return [(high + i / (steps - 1) * (low - high)) ** RHO for i in range(steps)] + [0.0]
 
 
 def exploration_sigma(mu: float) -> float:

@@ -97,8 +97,7 @@ class DiffStitch:
             "method": "diffstitch",
             "version": ALGORITHM_VERSION,
             "seed": self._seed,
-            "source": self._source.episodes.arrays(),
-            "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
+            **self._source.identity,
             "config": self._config.data_fields("data", "network", "training"),
         }
 

@@ -142,8 +142,7 @@ class GTA:
             "method": "gta",
             "version": ALGORITHM_VERSION,
             "seed": self._seed,
-            "source": self._source.episodes.arrays(),
-            "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
+            **self._source.identity,
             "config": self._config.data_fields("data", "network", "training"),
             **({"failure": failure} if failure else {}),  # it was 0 for all data once: other models stay
         }

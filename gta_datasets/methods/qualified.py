@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gta_datasets.config import QualificationConfig
 from gta_datasets.data.episodes import Episodes, concatenate
+from gta_datasets.data.windows import take
 from gta_datasets.errors import QualificationError
 from gta_datasets.methods.base import Augmenter, Consulted, Shard
 from gta_datasets.models.dynamics import DynamicsModel
@@ -111,12 +112,8 @@ class Qualified:
 
 def _select(shard: Shard, chosen: NDArray[np.int64]) -> Shard:
     """Some trajectories of a shard."""
-    episodes = Episodes.from_arrays(shard)
-    if len(chosen) == 0:
-        parts = episodes.slice(0, 0)
-    else:
-        parts = concatenate(episodes.slice(place, place + 1) for place in chosen.tolist())
-    return {**parts.arrays(), **{name: shard[name][chosen] for name in shard.keys() - parts.arrays().keys()}}
+    arrays = take(Episodes.from_arrays(shard), chosen).arrays()
+    return {**arrays, **{name: shard[name][chosen] for name in shard.keys() - arrays.keys()}}
 
 
 def _in_order(kept: list[tuple[NDArray[np.int64], Shard]]) -> Shard:

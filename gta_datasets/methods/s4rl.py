@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from gta_datasets.config import S4RLConfig
 from gta_datasets.data.bank import static_columns
-from gta_datasets.data.episodes import concatenate
 from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import returns_to_go
+from gta_datasets.data.windows import take
 from gta_datasets.methods.base import Shard
 from gta_datasets.models.ensemble import LearnedModel
 from gta_datasets.seeding import numpy_generator
@@ -61,8 +61,7 @@ class S4RL:
             "method": "s4rl",
             "version": ALGORITHM_VERSION,
             "seed": self._seed,
-            "source": self._source.episodes.arrays(),
-            "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
+            **self._source.identity,
         }
 
     @property
@@ -94,7 +93,7 @@ class S4RL:
 
     def _perturbed(self, chosen: NDArray[np.int64], shard: int, stream: str) -> Shard:
         """Source episodes with noise on their states, within the spaces."""
-        copied = concatenate(self._source.episodes.slice(episode, episode + 1) for episode in chosen.tolist())
+        copied = take(self._source.episodes, chosen)
         noise = numpy_generator(self._seed, stream, shard).standard_normal(copied.observations.shape)
         observations = copied.observations + (self._noise_scale * noise).astype(copied.observations.dtype)
         perturbed = self._source.within_spaces(dataclasses.replace(copied, observations=observations))

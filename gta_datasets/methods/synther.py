@@ -70,8 +70,7 @@ class SynthER:
             "method": "synther",
             "version": ALGORITHM_VERSION,
             "seed": self._seed,
-            "source": self._source.episodes.arrays(),
-            "spaces": [self._source.observation_codec.identity, self._source.action_codec.identity],
+            **self._source.identity,
             "config": self._config.data_fields("network", "training"),
         }
 

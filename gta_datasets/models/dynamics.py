@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import Episodes, FloatArray
-from gta_datasets.models.ensemble import LearnedModel, Steps
+from gta_datasets.models.ensemble import LearnedModel, NormalisedTransitions
 
 __all__ = ["DynamicsModel"]
 
@@ -26,8 +26,8 @@ class DynamicsModel(LearnedModel):
         found = np.empty(episodes.num_transitions)
         rows = episodes.transition_rows
         observations, following = episodes.observations[rows], episodes.observations[rows + 1]
-        for part, predicted, steps in self._predicted(observations, episodes.actions, following):
-            difference = (predicted[:, :-1] - steps.changes) * self._change_scale
+        for part, predicted, transitions in self._predicted(observations, episodes.actions, following):
+            difference = (predicted[:, :-1] - transitions.changes) * self._change_scale
             # Where nothing varies there is nothing to miss.
             found[part] = np.square(difference, dtype=np.float64).sum(axis=1) / max(1, difference.shape[1])
         return found
@@ -38,14 +38,14 @@ class DynamicsModel(LearnedModel):
         In the dataset's own units; columns that are constant within every episode stay as they are.
         """
         following, rewards = np.empty(observations.shape), np.empty(len(observations))
-        for part, predicted, steps in self._predicted(observations, actions, observations):
-            states = steps.states + predicted[:, :-1] * self._change_scale
+        for part, predicted, transitions in self._predicted(observations, actions, observations):
+            states = transitions.states + predicted[:, :-1] * self._change_scale
             following[part] = self._columns.with_states(observations[part], states)
             rewards[part] = self._columns.reward.inverse(predicted[:, -1:])[:, 0]
         return following, rewards
 
-    def _inputs(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.states, steps.constants, steps.actions], axis=1)
+    def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return np.concatenate([transitions.states, transitions.constants, transitions.actions], axis=1)
 
-    def _targets(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.changes, steps.rewards], axis=1)
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return np.concatenate([transitions.changes, transitions.labels], axis=1)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from gta_datasets.config import DynamicsConfig
 from gta_datasets.data.episodes import FloatArray
 from gta_datasets.data.reading import Source
-from gta_datasets.models.ensemble import Steps
+from gta_datasets.models.ensemble import NormalisedTransitions
 from gta_datasets.models.reward import RewardModel
 
 __all__ = ["EndingModel"]
@@ -51,6 +51,7 @@ class EndingModel(RewardModel):
         flags = source.episodes.terminations.astype(np.float32)
         flagged = dataclasses.replace(source.episodes, rewards=flags)
         super().__init__(dataclasses.replace(source, episodes=flagged), config, seed=seed, device=device)
+        self._endings = np.flatnonzero(flags)
         self._excess = 0.0  # of the learned log-odds
 
     def fit(self, folder: Path, *, progress: bool) -> str:
@@ -89,8 +90,8 @@ class EndingModel(RewardModel):
             low, high = (middle, high) if _probabilities(log_odds - middle).mean() > rate else (low, middle)
         return float(high)
 
-    def _targets(self, steps: Steps) -> NDArray[np.float32]:
-        return self._columns.reward.inverse(steps.rewards).astype(np.float32)
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return self._columns.reward.inverse(transitions.labels).astype(np.float32)
 
     def _error(self, predicted: Tensor, targets: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(predicted, targets)
@@ -98,7 +99,7 @@ class EndingModel(RewardModel):
     def _draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.int64]:
         """Some of every batch end the task, however rare they are."""
         rows, often = super()._draw(generator, shape), generator.random(shape) < SHARE
-        rows[often] = generator.choice(np.flatnonzero(self._source.episodes.rewards), int(often.sum()))
+        rows[often] = generator.choice(self._endings, int(often.sum()))
         return rows
 
 

@@ -28,18 +28,18 @@ from gta_datasets.data.reading import Source
 from gta_datasets.seeding import numpy_generator, seeded
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
-__all__ = ["LearnedModel", "Steps"]
+__all__ = ["LearnedModel", "NormalisedTransitions"]
 
 CHUNK = 8_192  # transitions evaluated at once
 
 
-class Steps(NamedTuple):
+class NormalisedTransitions(NamedTuple):
     """Some transitions in normalised form; columns that are the same in the whole dataset are left out."""
 
     states: NDArray[np.float32]  # (n, S) what changes within episodes
     constants: NDArray[np.float32]  # (n, C) what differs between episodes only, such as a goal
     actions: NDArray[np.float32]  # (n, A)
-    rewards: NDArray[np.float32]  # (n, 1)
+    labels: NDArray[np.float32]  # (n, 1) rewards, or what a model learns in their place
     changes: NDArray[np.float32]  # (n, S) of the state, in units of its usual change
 
 
@@ -64,11 +64,11 @@ class LearnedModel(ABC):
         self._fitted: Fitted[_Ensemble] | None = None
 
     @abstractmethod
-    def _inputs(self, steps: Steps) -> NDArray[np.float32]:
+    def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
         """What the model is given, (n, inputs)."""
 
     @abstractmethod
-    def _targets(self, steps: Steps) -> NDArray[np.float32]:
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
         """What it has to predict, (n, outputs)."""
 
     @property
@@ -117,42 +117,42 @@ class LearnedModel(ABC):
 
     def _predicted(
         self, observations: FloatArray, actions: FloatArray, following: FloatArray
-    ) -> Iterator[tuple[slice, NDArray[np.float32], Steps]]:
+    ) -> Iterator[tuple[slice, NDArray[np.float32], NormalisedTransitions]]:
         """Predictions (n, outputs) for some transitions, part by part, with the parts themselves."""
         ensemble = self._trained.module
-        rewards = np.zeros(len(observations), np.float32)
+        unknown = np.zeros(len(observations), np.float32)
         for part in chunks(len(observations), CHUNK):
-            steps = self._steps(observations[part], actions[part], rewards[part], following[part])
-            inputs = torch.from_numpy(self._inputs(steps)).to(self._device)
+            transitions = self._normalised(observations[part], actions[part], unknown[part], following[part])
+            inputs = torch.from_numpy(self._inputs(transitions)).to(self._device)
             with torch.no_grad():
                 predicted = ensemble(inputs[None]).mean(dim=0)
-            yield part, predicted.cpu().numpy(), steps
+            yield part, predicted.cpu().numpy(), transitions
 
-    def _steps(
-        self, observations: FloatArray, actions: FloatArray, rewards: FloatArray, following: FloatArray
-    ) -> Steps:
+    def _normalised(
+        self, observations: FloatArray, actions: FloatArray, labels: FloatArray, following: FloatArray
+    ) -> NormalisedTransitions:
         columns = self._columns
         states, next_states = columns.states(observations), columns.states(following)
-        return Steps(
+        return NormalisedTransitions(
             states,
             columns.context_of(observations),
             columns.action.forward(actions),
-            columns.reward.forward(rewards[:, None]),
+            columns.reward.forward(labels[:, None]),
             (next_states - states) / self._change_scale,
         )
 
-    def _steps_at(self, part: slice) -> Steps:
+    def _normalised_at(self, part: slice, rows: NDArray[np.int64]) -> NormalisedTransitions:
+        """Some of the source's transitions; `rows` are the `transition_rows` of all, (N,)."""
         episodes = self._source.episodes
-        rows = episodes.transition_rows[part]
-        return self._steps(
-            episodes.observations[rows],
+        return self._normalised(
+            episodes.observations[rows[part]],
             episodes.actions[part],
             episodes.rewards[part],
-            episodes.observations[rows + 1],
+            episodes.observations[rows[part] + 1],
         )
 
     def _new_ensemble(self) -> _Ensemble:
-        few = self._steps_at(slice(1))
+        few = self._normalised_at(slice(1), self._source.episodes.transition_rows)
         with seeded(self._seed):
             return _Ensemble(
                 self._config.dynamics_members,
@@ -175,16 +175,16 @@ class LearnedModel(ABC):
 
     def _examples(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets of all transitions, on the device; put together in parts, as a copy of all is large."""
-        number = self._source.episodes.num_transitions
-        few = self._steps_at(slice(1))
+        rows = self._source.episodes.transition_rows
+        few = self._normalised_at(slice(1), rows)
         inputs, targets = (
-            torch.empty(number, values.shape[1], device=self._device)
+            torch.empty(len(rows), values.shape[1], device=self._device)
             for values in (self._inputs(few), self._targets(few))
         )
-        for part in chunks(number, CHUNK):
-            steps = self._steps_at(part)
-            inputs[part] = torch.from_numpy(self._inputs(steps))
-            targets[part] = torch.from_numpy(self._targets(steps))
+        for part in chunks(len(rows), CHUNK):
+            transitions = self._normalised_at(part, rows)
+            inputs[part] = torch.from_numpy(self._inputs(transitions))
+            targets[part] = torch.from_numpy(self._targets(transitions))
         return inputs, targets
 
     def _error(self, predicted: Tensor, targets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import FloatArray
-from gta_datasets.models.ensemble import LearnedModel, Steps
+from gta_datasets.models.ensemble import LearnedModel, NormalisedTransitions
 
 __all__ = ["InverseDynamicsModel"]
 
@@ -28,8 +28,8 @@ class InverseDynamicsModel(LearnedModel):
             actions[part] = statistics.inverse(predicted)
         return actions
 
-    def _inputs(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.states, steps.constants, steps.changes], axis=1)
+    def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return np.concatenate([transitions.states, transitions.constants, transitions.changes], axis=1)
 
-    def _targets(self, steps: Steps) -> NDArray[np.float32]:
-        return steps.actions
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return transitions.actions

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gta_datasets.config import DynamicsConfig
 from gta_datasets.data.episodes import FloatArray
 from gta_datasets.data.reading import Source
-from gta_datasets.models.ensemble import LearnedModel, Steps
+from gta_datasets.models.ensemble import LearnedModel, NormalisedTransitions
 
 __all__ = ["LengthModel"]
 
@@ -35,7 +35,7 @@ class LengthModel(LearnedModel):
     def __init__(self, source: Source, config: DynamicsConfig, *, seed: int, device: torch.device) -> None:
         episodes = source.episodes
         # What the other models call rewards is what this one predicts.
-        timed = dataclasses.replace(episodes, rewards=np.log(episodes.left).astype(np.float32))
+        timed = dataclasses.replace(episodes, rewards=np.log(episodes.remaining).astype(np.float32))
         super().__init__(dataclasses.replace(source, episodes=timed), config, seed=seed, device=device)
 
     def predict(self, observations: FloatArray) -> NDArray[np.float64]:
@@ -46,8 +46,8 @@ class LengthModel(LearnedModel):
             left[part] = np.exp(self._columns.reward.inverse(predicted)[:, 0])
         return np.maximum(left, 1.0)
 
-    def _inputs(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.states, steps.constants], axis=1)
+    def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return np.concatenate([transitions.states, transitions.constants], axis=1)
 
-    def _targets(self, steps: Steps) -> NDArray[np.float32]:
-        return steps.rewards
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return transitions.labels

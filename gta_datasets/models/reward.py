@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import FloatArray
-from gta_datasets.models.ensemble import LearnedModel, Steps
+from gta_datasets.models.ensemble import LearnedModel, NormalisedTransitions
 
 __all__ = ["RewardModel"]
 
@@ -30,8 +30,10 @@ class RewardModel(LearnedModel):
             rewards[part] = self._columns.reward.inverse(predicted)[:, 0]
         return rewards
 
-    def _inputs(self, steps: Steps) -> NDArray[np.float32]:
-        return np.concatenate([steps.states, steps.constants, steps.actions, steps.changes], axis=1)
+    def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return np.concatenate(
+            [transitions.states, transitions.constants, transitions.actions, transitions.changes], axis=1
+        )
 
-    def _targets(self, steps: Steps) -> NDArray[np.float32]:
-        return steps.rewards
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return transitions.labels

@@ -16,8 +16,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gta_datasets.adapters.mixing import whole_part
-from gta_datasets.augment import configured, default_cache_dir, torch_device, whole_number
+from gta_datasets.augment import cache_root, configured, torch_device
 from gta_datasets.config import ATraDiffConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError, requires_extra
 from gta_datasets.online.assembling import Imagined
 from gta_datasets.online.callback import ATraDiffCallback
@@ -141,9 +142,8 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         model_seed = seed if model_seed is None else whole_number("model_seed", model_seed, *SEEDS)
         data = open_data(dataset, env, invalid=config.trajectories.invalid)
         opened = data.with_models(config, seed=seed, model_seed=model_seed, device=device)
-        root = Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir()
         description = {"dataset": opened.dataset.id, "method": config.method, "config": config.to_dict()}
-        opened.diffuser.fit(Shelf(root, device, {**description, "seed": model_seed}, progress))
+        opened.diffuser.fit(Shelf(cache_root(cache_dir), device, {**description, "seed": model_seed}, progress))
         return cls._empty(opened, buffer_size, device)
 
     @classmethod

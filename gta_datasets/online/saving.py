@@ -13,8 +13,8 @@ import minari
 import torch
 
 from gta_datasets.adapters.sb3_layout import STORED
-from gta_datasets.augment import whole_number
 from gta_datasets.config import ATraDiffConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import CacheError, DatasetError, requires_extra
 from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
 from gta_datasets.online.state import State

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.augment import whole_number
+from gta_datasets.config.fields import whole_number
 from gta_datasets.data.episodes import FloatArray
 
 __all__ = ["Costs", "State"]

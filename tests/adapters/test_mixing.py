@@ -130,13 +130,6 @@ def test_what_is_added_online_is_real_where_nothing_else_is() -> None:
         mixture.draw(8)
 
 
-def test_one_of_an_earlier_version_goes_on() -> None:
-    mixture = Mixture(20, 10)
-    del mixture.online_fraction, mixture._owed_online
-    loaded, same = pickle.loads(pickle.dumps(mixture)), Mixture(20, 10)
-    np.testing.assert_array_equal(loaded.draw(50, online=5), same.draw(50, online=5))
-
-
 @pytest.mark.parametrize("size", [1, 7, 256])
 def test_what_is_added_online_may_have_a_share_of_its_own(size: int) -> None:
     mixture, plain = (Mixture(20, 10, real_fraction=0.5, online_fraction=share) for share in (0.3, None))

@@ -305,8 +305,12 @@ def test_models_that_cannot_learn_from_recorded_data_are_refused(augmented: GTAA
     pretrain(ours, augmented, 1, progress=False)
     with pytest.raises(ConfigError, match="already has a buffer of this dataset, which seed cannot change"):
         pretrain(ours, augmented, 1, seed=3)
-    with pytest.raises(ConfigError, match="batch_size=0 is not allowed"):
-        pretrain(ours, augmented, 1, batch_size=0)
+    for wrong in (0, True, 2.0):
+        with pytest.raises(ConfigError, match=f"batch_size={wrong} is not allowed"):
+            pretrain(ours, augmented, 1, batch_size=wrong)
+        with pytest.raises(ConfigError, match=f"gradient_steps={wrong} is not allowed"):
+            pretrain(ours, augmented, wrong)
+    assert pretrain(ours, augmented, np.int64(1), batch_size=np.int64(2), progress=False) is ours
     used = TD3("MlpPolicy", env, buffer_size=10, **small)
     used.replay_buffer.add(*(np.zeros((1, 3)),) * 2, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
     with pytest.raises(ConfigError, match="holds 1 transitions"):

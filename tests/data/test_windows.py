@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gta_datasets.data.windows import WindowIndex, cut, starting_at
+from gta_datasets.data.episodes import concatenate
+from gta_datasets.data.windows import WindowIndex, cut, starting_at, take
 from gta_datasets.errors import DatasetError
 from tests.builders import linear_episodes
 
@@ -105,3 +106,16 @@ def test_windows_that_begin_with_given_transitions_end_with_their_episodes() -> 
     np.testing.assert_array_equal(windows.start, [0, 2, 3, 0, 1, 0, 5])
     np.testing.assert_array_equal(windows.length, [3, 2, 1, 2, 1, 3, 1])
     np.testing.assert_array_equal(cut(episodes, windows).rewards[:5], episodes.rewards[[0, 1, 2, 2, 3]])
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=lengths_of, data=st.data())
+def test_chosen_episodes_are_those_of_their_slices(lengths: list[int], data: st.DataObject) -> None:
+    episodes = linear_episodes(lengths)
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=10))
+    taken = take(episodes, np.array(chosen, np.int64))
+    empty = episodes.slice(0, 0)
+    expected = concatenate([empty, *(episodes.slice(number, number + 1) for number in chosen)])
+    for name, array in expected.arrays().items():
+        found = taken.arrays()[name]
+        assert (found.dtype, found.shape, found.tobytes()) == (array.dtype, array.shape, array.tobytes()), name

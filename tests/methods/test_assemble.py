@@ -16,7 +16,7 @@ from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.data.windows import WindowIndex, Windows
 from gta_datasets.errors import DivergenceError
 from gta_datasets.methods.assemble import assemble_shard, decoded
-from tests.builders import LINEAR_ACTION_SPACE, LINEAR_OBSERVATION_SPACE, episode_buffer, linear_episodes
+from tests.builders import LINEAR_ACTION_SPACE, episode_buffer, linear_episodes, linear_source
 from tests.smoke import leaves
 
 HORIZON = 4
@@ -36,14 +36,8 @@ NESTED = spaces.Tuple(
 )
 
 
-def linear_source() -> Source:
-    return Source(
-        linear_episodes(LENGTHS, terminated=TERMINATED),
-        SpaceCodec.of(LINEAR_OBSERVATION_SPACE),
-        SpaceCodec.of(LINEAR_ACTION_SPACE, name="action"),
-        np.arange(len(LENGTHS)),
-        (),
-    )
+def linear() -> Source:
+    return linear_source(linear_episodes(LENGTHS, terminated=TERMINATED))
 
 
 def random_source(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Source:
@@ -100,7 +94,7 @@ def cut(source: Source, windows: Windows) -> list[dict[str, np.ndarray]]:
 
 
 def test_without_noise_the_windows_of_the_source_come_back() -> None:
-    source = linear_source()
+    source = linear()
     windows = all_windows(source)
     shard = there_and_back(source, windows)
     made = Episodes.from_arrays(shard)
@@ -130,7 +124,7 @@ def test_decoded_windows_take_what_is_constant_from_elsewhere_and_stop_at_their_
 
 
 def test_every_window_ends_once_and_at_its_last_step() -> None:
-    source = linear_source()
+    source = linear()
     windows = all_windows(source)
     made = Episodes.from_arrays(there_and_back(source, windows))
     last = made.offsets[1:] - 1
@@ -145,7 +139,7 @@ def test_every_window_ends_once_and_at_its_last_step() -> None:
 
 
 def test_where_the_windows_come_from_and_what_was_asked() -> None:
-    source = linear_source()
+    source = linear()
     windows = all_windows(source)
     shard = there_and_back(source, windows)
     np.testing.assert_array_equal(shard["source_episode"], windows.episode)
@@ -211,7 +205,7 @@ def test_row_29_ranges_keep_a_millionth_of_their_scale(offset: float, scale: flo
 
 
 def test_row_30_actions_lie_within_their_bounds_and_unbounded_observations_are_not_clipped() -> None:
-    source = linear_source()
+    source = linear()
 
     def spoil(rows: np.ndarray) -> None:
         rows *= 50
@@ -236,7 +230,7 @@ def test_row_30_half_bounded_boxes() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("column", "name"), [(0, "observation"), (3, "action"), (5, "reward")])
 def test_row_20_a_generated_value_that_is_not_finite_is_an_error(value: float, column: int, name: str) -> None:
-    source = linear_source()
+    source = linear()
 
     def spoil(rows: np.ndarray) -> None:
         rows[7, 2, column] = value
@@ -246,7 +240,7 @@ def test_row_20_a_generated_value_that_is_not_finite_is_an_error(value: float, c
 
 
 def test_padding_is_never_looked_at() -> None:
-    source = linear_source()
+    source = linear()
     windows = all_windows(source)
     clean = there_and_back(source, windows)
     short = np.flatnonzero(windows.length < HORIZON)

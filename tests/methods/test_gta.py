@@ -15,7 +15,6 @@ from gta_datasets.config import GTAConfig
 from gta_datasets.data.draws import TrainingDraws
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.methods import gta as gta_module
-from gta_datasets.methods.base import Augmenter
 from gta_datasets.methods.gta import GTA
 from gta_datasets.presets import PRESETS
 from tests.builders import linear_episodes, linear_source
@@ -50,13 +49,6 @@ def watch_denoiser(found: GTA, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Te
 
     monkeypatch.setattr(denoiser, "forward", watched)
     return calls
-
-
-def test_it_is_an_augmenter() -> None:
-    """Every name of the protocol is there (mypy checks the signatures)."""
-    names = [name for name in vars(Augmenter) if not name.startswith("_")]
-    assert len(names) >= 6
-    assert all(hasattr(GTA, name) for name in names)
 
 
 def test_generating_needs_a_model() -> None:

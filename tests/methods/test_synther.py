@@ -14,18 +14,16 @@ from gymnasium import spaces
 from gta_datasets import augment
 from gta_datasets.config import SynthERConfig
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.data.reading import Source
-from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.errors import ConfigError, DivergenceError
-from gta_datasets.methods.base import Augmenter, Shard
+from gta_datasets.methods.base import Shard
 from gta_datasets.methods.synther import SynthER
 from gta_datasets.networks.residual_mlp import ResidualMLP
 from gta_datasets.presets import METHOD_PRESETS, PRESETS
 from tests.builders import (
-    LINEAR_ACTION_SPACE,
     linear_dataset,
     linear_episodes,
     linear_reward,
+    linear_source,
     linear_step,
     make_dataset,
 )
@@ -38,10 +36,8 @@ SAMPLERS = ("dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun")
 
 def method(episodes: Episodes, *, seed: int = 0, **overrides: Any) -> SynthER:
     """SynthER on episodes in memory, with the smallest settings there are."""
-    box = spaces.Box(-np.inf, np.inf, (episodes.observations.shape[1],), episodes.observations.dtype)
-    codecs = SpaceCodec.of(box), SpaceCodec.of(LINEAR_ACTION_SPACE, name="action")
-    source = Source(episodes, *codecs, np.arange(episodes.num_episodes), ())
-    return SynthER(source, SynthERConfig().replace(**{**TINY, **overrides}), seed=seed, device=CPU)
+    config = SynthERConfig().replace(**{**TINY, **overrides})
+    return SynthER(linear_source(episodes), config, seed=seed, device=CPU)
 
 
 def fitted(episodes: Episodes, folder: Path, **overrides: Any) -> SynthER:
@@ -64,13 +60,6 @@ def with_goals(world: Episodes) -> Episodes:
 
 def parameters_of(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def test_it_is_an_augmenter() -> None:
-    names = [name for name in (*vars(Augmenter), *Augmenter.__annotations__) if not name.startswith("_")]
-    found = method(linear_episodes())
-    assert len(names) >= 8
-    assert all(hasattr(found, name) for name in names)
 
 
 def test_generating_needs_a_model() -> None:

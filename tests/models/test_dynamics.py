@@ -72,6 +72,23 @@ def test_data_are_normalised_in_parts_as_they_would_be_at_once(
     np.testing.assert_allclose(expected[1][:50, :-1].numpy() * whole._change_scale, changes, rtol=1e-3, atol=1e-4)
 
 
+def test_what_all_transitions_have_in_common_is_found_once_however_many_parts_there_are(
+    episodes: Episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the time that it takes to put them together grows with the square of the dataset."""
+    found, property_of = [], Episodes.transition_rows.fget
+
+    def record(of: Episodes) -> np.ndarray:
+        found.append(of)
+        return property_of(of)
+
+    monkeypatch.setattr(ensemble, "CHUNK", 7)
+    monkeypatch.setattr(Episodes, "transition_rows", property(record))
+    inputs, _ = model_of(episodes)._examples()
+    assert len(inputs) == 2_000
+    assert 1 <= len(found) <= 3
+
+
 def test_what_is_constant_in_an_episode_is_predicted_as_it_is(tmp_path: Path) -> None:
     linear = linear_episodes((30,) * 5)
     goal = np.repeat(np.arange(5.0, dtype=np.float32), 31)[:, None]
