@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,12 +199,13 @@ def train_with_d3rlpy(name: str, seed: int, arguments: argparse.Namespace) -> Sc
     scores: Scores = {}
 
     def evaluate(algo: Any, _epoch: int, updates: int) -> None:
-        scores[updates] = summary(episode_returns(algo.predict, environments, seeds))
+        if updates % arguments.every == 0 or updates == arguments.updates:
+            scores[updates] = summary(episode_returns(algo.predict, environments, seeds))
 
     algorithm.fit(
         buffer,
         n_steps=arguments.updates,
-        n_steps_per_epoch=arguments.every,
+        n_steps_per_epoch=math.gcd(arguments.every, arguments.updates),  # d3rlpy trains whole epochs only
         show_progress=False,
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
         epoch_callback=evaluate,

@@ -269,6 +269,7 @@ def test_missing_policies_are_trained_in_one_stack(results: Path, monkeypatch: p
         ("gta", 1, "vectorised", None),
         ("source", 0, "d3rlpy", "iql"),
     ]
+    assert [list(line["returns"]) for line in record.read_lines(results / "policies.jsonl")] == 5 * [["4", "6"]]
 
 
 def test_an_interrupted_stack_ends_as_if_it_had_not_been(
