@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gta_datasets.page import Line, Picture, write_page
 from gta_datasets.plots import comparison as plots
 from gta_datasets.plots.drawing import figure_class
 from gta_datasets.scores import Quality, Scores
+from gta_datasets.warn import warn
 
 __all__ = ["compare"]
 
@@ -89,7 +89,7 @@ def _measured(
         raise next(iter(failures.values()))
     left_out = [f"{name} is left out: {error}." for name, error in failures.items()]
     for sentence in left_out:
-        warnings.warn(sentence, stacklevel=3)
+        warn(sentence)
     return qualities, left_out
 
 
