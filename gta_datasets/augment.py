@@ -12,7 +12,7 @@ import numpy as np
 import platformdirs
 import torch
 
-from gta_datasets.config import MethodConfig, StagedConfig
+from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
@@ -64,7 +64,8 @@ def augment(
         num_transitions: how many transitions to generate at least; as many as the source has by default.
         preset: "paper" (the paper's network, 1 M steps, 128 sampler steps), "fast" (the default on a GPU), "cpu" (the
             default without one: minutes on 2 cores), "demo" (a smaller "cpu"), "smoke" (seconds; for tests), or "auto".
-        task: settings the GTA paper uses for a kind of task: "locomotion", "maze2d", "antmaze", "adroit", "kitchen".
+        task: settings the GTA paper uses for a kind of task: "locomotion", "maze2d", "antmaze", "adroit", "kitchen";
+            with method "gta" only.
         seed: seed of training and generation.
         device: a torch device, or "auto" for a GPU if there is one.
         cache_dir: folder of the cache; by default the environment variable GTA_DATASETS_CACHE or the user's cache
@@ -79,7 +80,8 @@ def augment(
         A `minari.MinariDataset`.
 
     Raises:
-        ConfigError: an unknown method, preset, task or keyword, a value out of range, or a GPU that is not there.
+        ConfigError: an unknown method, preset, task or keyword, a task for another method than "gta", a value out of
+            range, or a GPU that is not there.
         DatasetError: there is no such dataset.
         UnsupportedSpaceError: a space that cannot be turned into vectors.
         UntrustedDatasetError: `dataset` is an id of a folder that Minari must not open.
@@ -159,6 +161,8 @@ def configuration(
         raise ConfigError(f"method={method!r} is not known; choose {_choices(METHODS)} or give a configuration")
     if task is not None and task not in TASKS:
         raise ConfigError(f"task={task!r} is not known; choose one of {_choices(TASKS)}, or None")
+    if task is not None and method != GTAConfig.method:
+        raise ConfigError(f"task={task!r} is for method 'gta', whose paper has these settings; leave it out")
     return configured(METHODS[method](), preset, device, TASKS[task] if task else {}, overrides)
 
 

@@ -26,7 +26,7 @@ app.add_typer(cache, name="cache")
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a Minari dataset on this machine.")]
 Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
 Preset = Annotated[str, typer.Option(help=f"One of {', '.join(('auto', *PRESETS))}.")]
-Task = Annotated[str | None, typer.Option(help=f"The paper's settings for a kind of task: {', '.join(TASKS)}.")]
+Task = Annotated[str | None, typer.Option(help=f"GTA's settings for a kind of task: {', '.join(TASKS)}.")]
 Transitions = Annotated[int | None, typer.Option(help="How many to generate; default: as many as the source has.")]
 Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
@@ -89,14 +89,14 @@ def compare(
 ) -> None:
     """Measure several methods side by side and write a page that tells which to use.
 
-    A field given by --set counts for the methods that have it.
+    A field given by --set counts for the methods that have it, and --task for gta.
     """
     names = [name.strip() for name in methods.split(",")]
-    of_method = {name: _known_to(name, names, settings or []) for name in names}
-    versions = {
-        name: _augment(dataset, name, preset, task, num_transitions, seed, device, cache_dir, of_method[name])
-        for name in names
-    }
+    versions = {}
+    for name in names:
+        known = _known_to(name, names, settings or [])
+        kind = task if name == GTAConfig.method or GTAConfig.method not in names else None
+        versions[name] = _augment(dataset, name, preset, kind, num_transitions, seed, device, cache_dir, known)
     for name, found in compare_datasets(versions, report).items():
         typer.echo(f"{name}\n{found.table()}\n")
     typer.echo(f"report: {report}")

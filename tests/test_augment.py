@@ -113,6 +113,7 @@ def test_a_configuration_may_be_given_as_the_method(dataset: minari.MinariDatase
         ({"method": "s4rll"}, "method='s4rll' is not known; choose 'gta', 's4rl', 'synther', 'diffstitch' or"),
         ({"preset": "huge"}, "preset='huge' is not known; choose one of 'auto', 'paper', "),
         ({"task": "atari"}, "task='atari' is not known; choose one of 'locomotion', "),
+        ({"method": "s4rl", "task": "maze2d"}, "task='maze2d' is for method 'gta', "),
         ({"device": "tpu?"}, "device='tpu?' is not a torch device; choose 'auto', 'cpu' or 'cuda'"),
         ({"num_transitions": 0}, "num_transitions=0 is not allowed"),
         ({"num_transitions": 1e6}, "num_transitions=1000000.0 is not allowed; choose a whole number from 1 to "),

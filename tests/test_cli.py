@@ -133,6 +133,17 @@ def test_compare_writes_a_page_and_gives_settings_to_those_who_have_them(
     assert "unheard" in errors
 
 
+def test_compare_gives_the_task_to_gta(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["--task", "adroit", "--num-transitions", 60, "--report", page]
+    code, output, _ = run("compare", ID, *ARGUMENTS, "--methods", "gta,s4rl", *arguments)
+    assert code == 0
+    assert tiny(dataset, task="adroit", num_transitions=60).quality().table() in output
+    code, _, errors = run("compare", ID, "--preset", "smoke", "--methods", "s4rl,synther", *arguments)
+    assert code == 2
+    assert errors.startswith("error: task='adroit' is for method 'gta'")
+
+
 def test_export(run: Run, dataset: minari.MinariDataset) -> None:
     code, output, _ = run("export", ID, "cli/out-v0", *ARGUMENTS, "--num-transitions", 60)
     assert code == 0
