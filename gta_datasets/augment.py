@@ -23,6 +23,7 @@ from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
 
 __all__ = [
     "augment",
+    "cache_root",
     "configuration",
     "configured",
     "default_cache_dir",
@@ -90,6 +91,8 @@ def augment(
     if num_transitions is not None:
         num_transitions = whole_number("num_transitions", num_transitions, 1, 2**63 - 1)
     seed = whole_number("seed", seed, 0, 2**32 - 1)
+    if not isinstance(include_source, bool | np.bool_):  # any word, "no" too, would count as true
+        raise ConfigError(f"include_source={include_source!r} is not allowed; choose True or False")
     source = open_dataset(dataset)
     SpaceCodec.of(source.observation_space, name="observation")
     SpaceCodec.of(source.action_space, name="action")
@@ -99,10 +102,10 @@ def augment(
         seed=seed,
         device=torch_device(device),
         num_transitions=num_transitions,
-        cache_root=Path(cache_dir).expanduser().absolute() if cache_dir is not None else default_cache_dir(),
+        cache_root=cache_root(cache_dir),
         progress=progress,
     )
-    return GTAAugmentedDataset(pipeline, include_source=include_source)
+    return GTAAugmentedDataset(pipeline, include_source=bool(include_source))
 
 
 def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
@@ -127,6 +130,17 @@ def whole_number(name: str, value: object, lowest: int, highest: int) -> int:
     return int(value)
 
 
+def cache_root(cache_dir: str | Path | None) -> Path:
+    """Where the cache of an argument `cache_dir` lies; ConfigError if it is no path."""
+    if cache_dir is None:
+        return default_cache_dir()
+    if not isinstance(cache_dir, str | os.PathLike):
+        raise ConfigError(
+            f"cache_dir={cache_dir!r} is not allowed; give the path of a folder, or None for the usual one"
+        )
+    return Path(cache_dir).expanduser().absolute()
+
+
 def default_cache_dir() -> Path:
     """GTA_DATASETS_CACHE, or the user's cache folder."""
     folder = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("gta-datasets")
@@ -139,7 +153,7 @@ def torch_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is not a torch device; choose 'auto', 'cpu' or 'cuda'") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={device!r}: torch finds no GPU on this machine; choose 'auto' or 'cpu'")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gta_datasets.augment import augment, default_cache_dir
+from gta_datasets.augment import augment, cache_root
 from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
@@ -176,7 +176,7 @@ def cache_clear(
 
 
 def _stores(cache_dir: Path | None) -> list[ShardStore]:
-    return list_stores(cache_dir or default_cache_dir())
+    return list_stores(cache_root(cache_dir))
 
 
 def _augment(

@@ -39,10 +39,12 @@ def compare(
         The numbers by name, each as `GTAAugmentedDataset.quality` gives them.
 
     Raises:
-        ConfigError: there is nothing to compare, or the versions have different sources.
+        ConfigError: there is nothing to compare, something in it is not what `augment` makes, or the versions have
+            different sources.
         DatasetError, DivergenceError, QualificationError: no version can be made; the error of the first.
         MissingExtraError: matplotlib is not installed.
     """
+    _check_versions(datasets)
     source = _source_of(datasets)
     figure_class()  # measuring may take long
     qualities, left_out = _measured(datasets, sample, seed)
@@ -60,6 +62,18 @@ def compare(
         settings={name: datasets[name].config.to_dict() for name in qualities},
     )
     return qualities
+
+
+def _check_versions(datasets: object) -> None:
+    """Raise ConfigError unless they are augmented datasets by name."""
+    advice = "give augmented datasets by the names they are to have on the page, such as {'gta': augment(dataset)}"
+    if not isinstance(datasets, Mapping):
+        raise ConfigError(f"what is to be compared is of type {type(datasets).__name__}; {advice}")
+    for name, dataset in datasets.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"the name {name!r} is of type {type(name).__name__}; {advice}")
+        if not isinstance(dataset, GTAAugmentedDataset):
+            raise ConfigError(f"{name!r} is of type {type(dataset).__name__}; {advice}")
 
 
 def _source_of(datasets: Mapping[str, GTAAugmentedDataset]) -> str:
