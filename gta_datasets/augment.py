@@ -13,6 +13,7 @@ import platformdirs
 import torch
 
 from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
@@ -121,13 +122,6 @@ def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
         )
     opened: minari.MinariDataset = minari.load_dataset(dataset)
     return opened
-
-
-def whole_number(name: str, value: object, lowest: int, highest: int) -> int:
-    """`value` as an int; ConfigError unless it is a whole number in the range."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number from {lowest} to {highest}")
-    return int(value)
 
 
 def cache_root(cache_dir: str | Path | None) -> Path:

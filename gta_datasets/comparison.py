@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from gta_datasets.config.fields import whole_number
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError, DivergenceError, QualificationError
 from gta_datasets.page import Line, Picture, write_page
@@ -39,13 +40,13 @@ def compare(
         The numbers by name, each as `GTAAugmentedDataset.quality` gives them.
 
     Raises:
-        ConfigError: there is nothing to compare, something in it is not what `augment` makes, or the versions have
-            different sources.
+        ConfigError: there is nothing to compare, something in it is not what `augment` makes, the versions have
+            different sources, or the sample is no whole number of at least 1.
         DatasetError, DivergenceError, QualificationError: no version can be made; the error of the first.
         MissingExtraError: matplotlib is not installed.
     """
     _check_versions(datasets)
-    source = _source_of(datasets)
+    source, sample = _source_of(datasets), whole_number("sample", sample, 1)
     figure_class()  # measuring may take long
     qualities, left_out = _measured(datasets, sample, seed)
     first = next(iter(qualities.values()))

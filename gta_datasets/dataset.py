@@ -14,6 +14,7 @@ from minari import MinariDataset
 from numpy.typing import NDArray
 
 from gta_datasets.config import MethodConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.export import write_minari
 from gta_datasets.metrics import Quality, quality
@@ -179,8 +180,10 @@ class GTAAugmentedDataset(MinariDataset):
             seed: of the samples.
 
         Raises:
+            ConfigError: a sample that is no whole number of at least 1.
             DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
+        sample, novelty_sample = whole_number("sample", sample, 1), whole_number("novelty_sample", novelty_sample, 1)
         generated, asked = self._sample(sample)
         return self._measure(generated, asked, sample=sample, novelty_sample=novelty_sample, seed=seed)
 
@@ -188,9 +191,11 @@ class GTAAugmentedDataset(MinariDataset):
         """Write the quality table and its plots to one HTML file; returns the numbers.
 
         Raises:
+            ConfigError: a sample that is no whole number of at least 1.
             MissingExtraError: matplotlib is not installed.
             DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
+        sample = whole_number("sample", sample, 1)
         figure_class()  # training and generating may take long
         generated, asked = self._sample(sample)
         found = self._measure(generated, asked, sample=sample, novelty_sample=1_024, seed=seed)

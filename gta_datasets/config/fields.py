@@ -11,7 +11,7 @@ import numpy as np
 
 from gta_datasets.errors import ConfigError
 
-__all__ = ["AUTO", "Stage", "auto_field", "io_field", "require", "require_choice"]
+__all__ = ["AUTO", "Stage", "auto_field", "io_field", "require", "require_choice", "whole_number"]
 
 AUTO = "auto"
 """The value of a field that is found from the data."""
@@ -36,6 +36,16 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
 def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise ConfigError unless `value` is one of the choices."""
     require(value in choices, name, value, "one of " + ", ".join(repr(choice) for choice in choices))
+
+
+def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
+    """`value` as an int; ConfigError unless it is a whole number in the range, Python's or numpy's."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        number = int(value)
+        if number >= least and (most is None or number <= most):
+            return number
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number {allowed}")
 
 
 @dataclass(frozen=True)
