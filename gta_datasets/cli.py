@@ -14,6 +14,7 @@ from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
 from gta_datasets.methods import METHODS
+from gta_datasets.page import check_page
 from gta_datasets.presets import PRESETS, TASKS
 from gta_datasets.store import ShardStore, list_stores
 
@@ -131,8 +132,8 @@ def demo(
     """Augment an embedded HalfCheetah dataset and write a report with plots."""
     from gta_datasets.demo import make_demo_dataset
 
+    page = check_page(output / "report.html")
     augmented = augment(make_demo_dataset(), preset="demo", device=device, cache_dir=cache_dir).generate()
-    page = output / "report.html"
     found = augmented.report(page)
     (output / "quality.json").write_text(found.to_json())
     typer.echo(f"{found.table()}\n\nreport: {page}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from gta_datasets.config.fields import whole_number
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError, DivergenceError, QualificationError
-from gta_datasets.page import Line, Picture, write_page
+from gta_datasets.page import Line, Picture, check_page, write_page
 from gta_datasets.plots import comparison as plots
 from gta_datasets.plots.drawing import figure_class
 from gta_datasets.scores import Quality, Scores
@@ -41,17 +41,18 @@ def compare(
 
     Raises:
         ConfigError: there is nothing to compare, something in it is not what `augment` makes, the versions have
-            different sources, or the sample is no whole number of at least 1.
+            different sources, the path cannot be written to, or the sample is no whole number of at least 1.
         DatasetError, DivergenceError, QualificationError: no version can be made; the error of the first.
         MissingExtraError: matplotlib is not installed.
     """
     _check_versions(datasets)
     source, sample = _source_of(datasets), whole_number("sample", sample, 1)
     figure_class()  # measuring may take long
+    page = check_page(path)
     qualities, left_out = _measured(datasets, sample, seed)
     first = next(iter(qualities.values()))
     write_page(
-        Path(path),
+        page,
         title=f"{source}: {len(qualities)} ways to augment it",
         summary=" ".join(_summary(qualities)),
         size=" ".join(f"{name}: {quality.checked_windows:,} windows." for name, quality in qualities.items()),

@@ -104,6 +104,17 @@ def test_a_folder_is_no_place_for_a_report(run: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("dataset")
+@pytest.mark.parametrize("command", ["quality", "compare", "demo"])
+def test_a_file_is_no_folder_for_a_report(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    where = ["--output", tmp_path / "file"] if command == "demo" else [ID, "--report", tmp_path / "file" / "page.html"]
+    code, _, errors = run(command, *where, "--cache-dir", tmp_path / "cache")
+    assert code == 2
+    assert errors.startswith("error: cannot write the page ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_quality_as_json_and_as_a_table(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
     code, output, _ = run("quality", ID, *ARGUMENTS, "--num-transitions", 60, "--json")
     assert code == 0

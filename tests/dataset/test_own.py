@@ -171,6 +171,42 @@ def test_quality_generates_only_what_it_measures(dataset: minari.MinariDataset, 
     assert "that the learned model gives" in str(found.rows())
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("folder", "Is a directory"),
+        ("file/report.html", "File exists|Not a directory"),
+        ("file/new/report.html", "Not a directory"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(
+    untrained: GTAAugmentedDataset, tmp_path: Path, name: str | None, reason: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    path: Any = None if name is None else tmp_path / name
+    for write in (untrained.report, lambda page: compare({"one": untrained}, page)):
+        with pytest.raises(
+            ConfigError, match=rf"cannot write the page .*({reason}).*; give a file in a folder that you may"
+        ):
+            write(path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_looking_whether_a_page_can_be_written_leaves_it_as_it_is(
+    untrained: GTAAugmentedDataset, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    for before in (None, "an older page"):
+        if before is not None:
+            page.write_text(before)
+        with pytest.raises(AssertionError, match="trained or generated"):
+            untrained.report(page)
+        assert (page.read_text() if page.exists() else None) == before
+        assert set(tmp_path.iterdir()) <= {page, tmp_path / "cache"}
+
+
 @pytest.mark.parametrize("sample", [0, -5, 2.5, "all", None, True])
 def test_what_is_no_size_of_a_sample_is_refused_before_any_work(
     untrained: GTAAugmentedDataset, tmp_path: Path, sample: Any
