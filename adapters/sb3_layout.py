@@ -85,13 +85,22 @@ class _Part:
         return values.astype(self._dtype, copy=False).reshape(len(flat), *self._shape)
 
 
-def check_spaces(dataset: minari.MinariDataset, env: gymnasium.Env[Any, Any] | VecEnv | None) -> None:
-    """Raise ConfigError if `env` has other spaces than the dataset, or SB3's off-policy algorithms lack such spaces."""
+def check_spaces(
+    dataset: minari.MinariDataset, env: gymnasium.Env[Any, Any] | VecEnv | None, *, optional: bool = True
+) -> None:
+    """Raise ConfigError if `env` has other spaces than the dataset, or SB3's off-policy algorithms lack such spaces.
+
+    Args:
+        dataset: what was recorded.
+        env: where it is to be used.
+        optional: whether the advice may be to give no environment.
+    """
+    or_none = ", or None" if optional else ""
     of_dataset = {"observation space": dataset.observation_space, "action space": dataset.action_space}
     if env is not None:
         if not isinstance(env, gymnasium.Env | VecEnv):
             raise ConfigError(
-                f"env is of type {type(env).__name__}; give a gymnasium.Env or a VecEnv of Stable-Baselines3, or None"
+                f"env is of type {type(env).__name__}; give a gymnasium.Env or a VecEnv of Stable-Baselines3{or_none}"
             )
         of_env = (env.observation_space, env.action_space)
         for (name, recorded), given in zip(of_dataset.items(), of_env, strict=True):
@@ -99,7 +108,7 @@ def check_spaces(dataset: minari.MinariDataset, env: gymnasium.Env[Any, Any] | V
             if difference is not None:
                 raise ConfigError(
                     f"the environment does not fit dataset {dataset.id!r}: {difference}; give the environment that was "
-                    "recorded (dataset.recover_environment()), or None"
+                    f"recorded (dataset.recover_environment()){or_none}"
                 )
     problem = _observation_problem(dataset.observation_space) or _action_problem(dataset.action_space)
     if problem is not None:

@@ -68,7 +68,7 @@ def open_data(
         invalid: what happens to episodes with values that are not finite.
 
     Raises:
-        ConfigError: spaces that differ, or are not Box, or more than one environment.
+        ConfigError: spaces that differ, or are not Box, or no environment, or more than one.
         UnsupportedSpaceError: images, or another space without a float form.
         DatasetError: there is no such dataset, or it breaks Minari's contract.
     """
@@ -80,7 +80,11 @@ def open_data(
                 f"the {name} space of dataset {opened.id!r} is {space}; ATraDiff for SAC and TD3 needs a Box (Dict "
                 "observations: gymnasium.wrappers.FlattenObservation, on the environment and on the data)"
             )
-    check_spaces(opened, env)
+    if env is None:
+        raise ConfigError(
+            "env is None; give the environment in which the agent learns: trajectories begin in its states"
+        )
+    check_spaces(opened, env, optional=False)
     check_one_environment(env.num_envs if isinstance(env, VecEnv) else 1)
     return Data(opened, read_episodes(opened, invalid=invalid), Layout(env.observation_space, env.action_space))
 
