@@ -52,7 +52,8 @@ def augment_command(
     augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
     augmented.generate(workers)
     typer.echo(f"{len(augmented.generated)} trajectories, {augmented.generated.total_steps} transitions")
-    typer.echo(f"cache: {augmented.path}")
+    if augmented.path.exists():  # not every method stores something
+        typer.echo(f"cache: {augmented.path}")
 
 
 @app.command()

@@ -88,6 +88,23 @@ def test_augment_generates_what_the_python_interface_finds(
 
 
 @pytest.mark.usefixtures("dataset")
+def test_where_nothing_is_stored_no_folder_is_named(run: Run, tmp_path: Path) -> None:
+    code, output, _ = run("augment", ID, "--method", "s4rl", "--preset", "smoke", "--cache-dir", tmp_path)
+    assert code == 0
+    assert re.fullmatch(r"\d+ trajectories, \d+ transitions\n", output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("dataset")
+def test_a_file_is_no_cache(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for command in (["augment", ID, *ARGUMENTS], ["cache", "ls"], ["cache", "verify"]):
+        code, _, errors = run(*command, "--cache-dir", tmp_path / "file")
+        assert code == 2
+        assert re.fullmatch(r"error: .*: Not a directory; choose another cache_dir\n", errors)
+
+
+@pytest.mark.usefixtures("dataset")
 def test_the_number_of_workers_reaches_the_dataset(run: Run, tmp_path: Path) -> None:
     code, _, errors = run("augment", ID, *ARGUMENTS, "--workers", 0, "--cache-dir", tmp_path)
     assert code == 2
