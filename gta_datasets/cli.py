@@ -13,6 +13,7 @@ from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
+from gta_datasets.inventory import describe
 from gta_datasets.methods import METHODS
 from gta_datasets.page import check_page
 from gta_datasets.presets import PRESETS, TASKS
@@ -142,11 +143,12 @@ def demo(
 
 @cache.command("ls")
 def cache_ls(cache_dir: CacheDir = None) -> None:
-    """List what the cache holds."""
-    for store in _stores(cache_dir):
-        manifest = store.read_manifest() or {}
-        what = f"{manifest.get('kind', 'unknown')} of {manifest.get('dataset', 'unknown')}"
-        typer.echo(f"{store.key}  {store.nbytes / 1e6:9.1f} MB  {len(store.indices()):5d} shards  {what}")
+    """List what the cache holds: keys, sizes, what was made of which dataset by which method, and unusual settings."""
+    stores = _stores(cache_dir)
+    for store in stores:
+        typer.echo(f"{store.key}  {store.nbytes / 1e6:9.1f} MB  {len(store.indices()):5d} shards  {describe(store)}")
+    if not stores:
+        typer.echo(f"the cache {cache_root(cache_dir)} is empty")
 
 
 @cache.command("verify")

@@ -268,17 +268,30 @@ def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
 
 
 def test_listing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    assert run("cache", "ls", "--cache-dir", tmp_path / "absent") == (0, "", "")
-    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    absent = tmp_path / "absent"
+    assert run("cache", "ls", "--cache-dir", absent) == (0, f"the cache {absent} is empty\n", "")
+    augmented = tiny(dataset, seed=3, alpha=1.4, qualify=1e6, cache_dir=tmp_path).generate()
     code, output, _ = run("cache", "ls", "--cache-dir", tmp_path)
     assert code == 0
     lines = {line.split()[0]: line for line in output.splitlines()}
     assert set(lines) == {store.key for store in list_stores(tmp_path)}
-    assert lines.pop(augmented.key).endswith(
-        f"{augmented.storage.pipeline.plan.num_shards} shards  trajectories of {ID}"
-    )
-    (model,) = lines.values()
-    assert model.endswith(f"0 shards  model of {ID}")
+    assert f"  {augmented.storage.pipeline.plan.num_shards} shards  trajectories of {ID}: " in lines[augmented.key]
+    found = {line.split(" shards  ")[1].partition(":")[0]: line.split(": ")[1].split(", ") for line in lines.values()}
+    assert set(found) == {f"trajectories of {ID}", f"model of {ID}", f"model (dynamics) of {ID}"}
+    for words in found.values():
+        assert words[:3] == ["gta", "seed 3", "preset smoke"]
+        assert set(words[3:]) == {f"{name}={value}" for name, value in SETTINGS.items()} | {
+            "alpha=1.4",
+            "qualify=1000000.0",
+        }
+
+
+def test_a_model_in_training_is_listed_as_unfinished(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    tiny(dataset, cache_dir=tmp_path).fit()
+    assert "unfinished" not in run("cache", "ls", "--cache-dir", tmp_path)[1]
+    (weights,) = tmp_path.rglob("model.safetensors")
+    weights.rename(weights.with_name("training.safetensors"))
+    assert run("cache", "ls", "--cache-dir", tmp_path)[1].endswith(", unfinished\n")
 
 
 def test_the_cache_of_the_environment_variable(
