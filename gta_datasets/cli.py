@@ -13,7 +13,7 @@ from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
-from gta_datasets.inventory import describe
+from gta_datasets.inventory import check_weights, describe
 from gta_datasets.methods import METHODS
 from gta_datasets.page import check_page
 from gta_datasets.presets import PRESETS, TASKS
@@ -153,14 +153,23 @@ def cache_ls(cache_dir: CacheDir = None) -> None:
 
 @cache.command("verify")
 def cache_verify(cache_dir: CacheDir = None) -> None:
-    """Check every shard; damaged ones are set aside and made again when next read. Exit code 1 if there were any."""
-    damaged = 0
+    """Check all shards and weights. Exit code 1 if something is damaged.
+
+    Damaged shards are set aside and made again when next read; of damaged weights it is said what to do.
+    """
+    shards = weights = damaged = 0
     for store in _stores(cache_dir):
         for number, good in store.verify().items():
+            shards += 1
             damaged += not good
             if not good:
                 typer.echo(f"{store.key} shard {number} was damaged and has been set aside")
-    typer.echo(f"{damaged} damaged shards")
+        found, wrong = check_weights(store)
+        weights += found
+        damaged += len(wrong)
+        for sentence in wrong:
+            typer.echo(sentence)
+    typer.echo(f"checked {shards} shards and {weights} files of weights: {damaged} damaged")
     raise typer.Exit(code=int(damaged > 0))
 
 

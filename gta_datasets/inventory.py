@@ -1,4 +1,4 @@
-"""What the keys of a cache stand for, in words."""
+"""What a cache holds: what its keys stand for, in words, and which weights in it are damaged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 from gta_datasets.augment import configured
 from gta_datasets.config import ATraDiffConfig, StagedConfig
+from gta_datasets.errors import CacheError
 from gta_datasets.methods import METHODS
 from gta_datasets.methods.levels import FILE as LEVELS_FILE
 from gta_datasets.presets import PRESETS
 from gta_datasets.store import ShardStore
-from gta_datasets.training.fitting import MODEL_FILE
+from gta_datasets.training.checkpoint import load_checkpoint
+from gta_datasets.training.fitting import CHECKPOINT_FILE, MODEL_FILE
 
-__all__ = ["describe"]
+__all__ = ["check_weights", "describe"]
 
 CONFIGS: Mapping[str, type[StagedConfig]] = {**METHODS, ATraDiffConfig.method: ATraDiffConfig}
 
@@ -34,6 +36,18 @@ def describe(store: ShardStore) -> str:
         words.append("unfinished")
     line = f"{kind}{part} of {manifest.get('dataset', 'unknown')}: {', '.join(words)}"
     return line if line.isprintable() else ascii(line)
+
+
+def check_weights(store: ShardStore) -> tuple[int, list[str]]:
+    """How many files of weights a key has, and a sentence for each that is damaged."""
+    number, damaged = 0, []
+    for name in (MODEL_FILE, CHECKPOINT_FILE):
+        try:
+            number += load_checkpoint(store.path / name) is not None
+        except CacheError as error:
+            number += 1
+            damaged.append(str(error))
+    return number, damaged
 
 
 def _settings(method: object, config: object) -> list[str]:

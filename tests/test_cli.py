@@ -303,19 +303,42 @@ def test_the_cache_of_the_environment_variable(
     assert key in run("cache", "ls")[1]
 
 
-def test_verifying_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    augmented = tiny(dataset, cache_dir=tmp_path).generate()
-    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, "0 damaged shards\n")
-    damaged = sorted(augmented.path.glob("shard-*"))[1]
-    content = bytearray(damaged.read_bytes())
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    damaged.write_bytes(content)
+    path.write_bytes(content)
+
+
+def test_verifying_the_shards(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    none = "checked 0 shards and 0 files of weights: 0 damaged\n"
+    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, none)
+    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    number = augmented.storage.pipeline.plan.num_shards
+    checked = f"checked {number} shards and 1 files of weights: "
+    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, f"{checked}0 damaged\n")
+    damaged = sorted(augmented.path.glob("shard-*"))[1]
+    flip_a_bit(damaged)
     code, output, _ = run("cache", "verify", "--cache-dir", tmp_path)
     assert code == 1
-    assert output == f"{augmented.key} shard 1 was damaged and has been set aside\n1 damaged shards\n"
+    assert output == f"{augmented.key} shard 1 was damaged and has been set aside\n{checked}1 damaged\n"
     assert not damaged.exists()
     assert run("cache", "verify", "--cache-dir", tmp_path)[0] == 0
     assert not tiny(dataset, cache_dir=tmp_path).is_complete
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors"])
+def test_verifying_the_weights(run: Run, dataset: minari.MinariDataset, tmp_path: Path, name: str) -> None:
+    tiny(dataset, cache_dir=tmp_path).fit()
+    (weights,) = tmp_path.rglob("model.safetensors")
+    weights = weights.rename(weights.with_name(name))
+    assert run("cache", "verify", "--cache-dir", tmp_path)[0] == 0
+    flip_a_bit(weights)
+    for _ in range(2):  # it stays where it is
+        code, output, _ = run("cache", "verify", "--cache-dir", tmp_path)
+        assert code == 1
+        first, last = output.splitlines()
+        assert first == f"{weights} is damaged (its checksum does not match); remove it to train again"
+        assert last == "checked 0 shards and 1 files of weights: 1 damaged"
 
 
 def test_clearing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
