@@ -175,10 +175,15 @@ def cache_verify(cache_dir: CacheDir = None) -> None:
 
 @cache.command("clear")
 def cache_clear(
-    key: Annotated[list[str] | None, typer.Argument(help="Keys to delete, as `ls` shows them; default: all.")] = None,
+    key: Annotated[list[str] | None, typer.Argument(help="Keys to delete, as `ls` shows them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all keys.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Delete models and shards."""
+    if everything == bool(key):
+        raise ConfigError(
+            f"give the keys to delete, as `cache ls` lists them, or --all for everything in {cache_root(cache_dir)}"
+        )
     stores = {store.key: store for store in _stores(cache_dir)}
     unknown = sorted(set(key or ()) - set(stores))
     if unknown:

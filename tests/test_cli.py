@@ -351,7 +351,14 @@ def test_clearing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: P
     assert run("cache", "clear", augmented.key, "--cache-dir", tmp_path)[:2] == (0, f"deleted {augmented.key}\n")
     assert not augmented.path.exists()
     (model,) = list_stores(tmp_path)
-    assert run("cache", "clear", "--cache-dir", tmp_path)[:2] == (0, f"deleted {model.key}\n")
+    for arguments in ([], ["--all", model.key]):
+        code, output, errors = run("cache", "clear", *arguments, "--cache-dir", tmp_path)
+        assert (code, output) == (2, "")
+        assert errors.startswith(
+            "error: give the keys to delete, as `cache ls` lists them, or --all for everything in "
+        )
+        assert model.path.exists()
+    assert run("cache", "clear", "--all", "--cache-dir", tmp_path)[:2] == (0, f"deleted {model.key}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
