@@ -21,6 +21,9 @@ from gta_datasets.store import ShardStore, list_stores
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Bigger and better offline-RL datasets.")
 cache = typer.Typer(no_args_is_help=True, help="Look after the cache.")
 app.add_typer(cache, name="cache")
@@ -245,9 +248,13 @@ def _parse(setting: str, method: str) -> tuple[str, Any]:
 
 
 def main() -> None:
-    """Run the command line; errors of this library are one line on standard error and exit code 2."""
+    """Run the command line; errors of this library are one line on standard error and exit code 2, Ctrl-C is 130."""
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        raise
     except GTADatasetsError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise SystemExit(2) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from pathlib import Path
 import minari
 import numpy as np
 import pytest
+from torch import Tensor
 
 from gta_datasets import augment, cli
 from gta_datasets.store import list_stores
+from gta_datasets.training import loop
 from tests.builders import linear_dataset
 from tests.smoke import TINY, assert_same_episode, tiny
 
@@ -85,6 +88,32 @@ def test_augment_generates_what_the_python_interface_finds(
     again = run("augment", ID, *ARGUMENTS, "--num-transitions", 60, "--seed", 3, "--cache-dir", tmp_path)
     assert again[:2] == (0, output)
     assert "training" not in again[2]
+
+
+def test_what_ctrl_c_stopped_goes_on(
+    run: Run, dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["augment", ID, *ARGUMENTS, "--num-transitions", 60, "--cache-dir", tmp_path]
+    advance, steps = loop._Run.advance, []
+
+    def interrupted(training: loop._Run, loss_of_step: Callable[[int], Tensor]) -> None:
+        steps.append(training.step)
+        advance(training, loss_of_step)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop._Run, "advance", interrupted)
+            code, output, errors = run(*arguments)
+            assert (code, output) == (130, "")
+            assert errors.endswith("\ninterrupted; the same command goes on where it stopped\n")
+            assert run(*arguments)[0] == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps == [0, 1, 2]
+    assert tiny(dataset, num_transitions=60, cache_dir=tmp_path).is_complete
 
 
 @pytest.mark.usefixtures("dataset")
