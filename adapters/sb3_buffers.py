@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +15,7 @@ from gta_datasets.adapters.mixing import Mixture
 from gta_datasets.adapters.sb3_layout import STORED, Array, Layout, Observations
 from gta_datasets.data.normalize import chunks
 from gta_datasets.errors import requires_extra
+from gta_datasets.warn import warn
 
 with requires_extra("sb3", "stable-baselines3", "the adapter needs"):
     from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -156,10 +156,9 @@ def filled_buffer(
     """SB3's own buffer, with the arrays that adding row by row would have given it."""
     rows, left = divmod(len(corpus), n_envs)
     if left:
-        warnings.warn(
+        warn(
             f"copy=True leaves out the last {left} of the {len(corpus)} transitions of dataset {corpus.dataset.id!r}: "
-            f"rows of an ordinary ReplayBuffer hold one for each of {n_envs} environments; copy=False keeps all",
-            stacklevel=3,
+            f"rows of an ordinary ReplayBuffer hold one for each of {n_envs} environments; copy=False keeps all"
         )
     kind = DictReplayBuffer if layout.is_dict else ReplayBuffer
     room = rows * n_envs + buffer_size

@@ -84,7 +84,11 @@ class _Part:
 
 
 def check_spaces(
-    dataset: minari.MinariDataset, env: gymnasium.Env[Any, Any] | VecEnv | None, *, flat: bool = False
+    dataset: minari.MinariDataset,
+    env: gymnasium.Env[Any, Any] | VecEnv | None,
+    *,
+    flat: bool = False,
+    optional: bool = True,
 ) -> None:
     """Raise ConfigError if `env` has other spaces than the dataset, or SB3's off-policy algorithms lack such spaces.
 
@@ -92,24 +96,24 @@ def check_spaces(
         dataset: the dataset.
         env: the environment; None for no comparison.
         flat: the environment has to give the dataset's observations as gymnasium.wrappers.FlattenObservation does.
+        optional: whether the advice may be to give no environment.
     """
+    or_none = ", or None" if optional else ""
     observation_space = spaces.flatten_space(dataset.observation_space) if flat else dataset.observation_space
     of_dataset = {"observation space": observation_space, "action space": dataset.action_space}
     if env is not None:
         if not isinstance(env, gymnasium.Env | VecEnv):
             raise ConfigError(
-                f"env is of type {type(env).__name__}; give a gymnasium.Env or a VecEnv of Stable-Baselines3, or None"
+                f"env is of type {type(env).__name__}; give a gymnasium.Env or a VecEnv of Stable-Baselines3{or_none}"
             )
         of_env = (env.observation_space, env.action_space)
         for (name, recorded), given in zip(of_dataset.items(), of_env, strict=True):
             difference = _difference(given, recorded, name)
             if difference is not None:
-                remedy = (
-                    "in gymnasium.wrappers.FlattenObservation" if flat else "(dataset.recover_environment()), or None"
-                )
+                remedy = "in gymnasium.wrappers.FlattenObservation" if flat else "(dataset.recover_environment())"
                 raise ConfigError(
                     f"the environment does not fit dataset {dataset.id!r}: {difference}; give the environment that was "
-                    f"recorded {remedy}"
+                    f"recorded {remedy}{or_none}"
                 )
     problem = _observation_problem(observation_space) or _action_problem(dataset.action_space)
     if problem is not None:

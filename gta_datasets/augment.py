@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import minari
+import numpy as np
 import platformdirs
 import torch
 
-from gta_datasets.config import MethodConfig, StagedConfig
+from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
 from gta_datasets.config.fields import whole_number
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
@@ -64,7 +65,8 @@ def augment(
         num_transitions: how many transitions to generate at least; as many as the source has by default.
         preset: "paper" (the paper's network, 1 M steps, 128 sampler steps), "fast" (the default on a GPU), "cpu" (the
             default without one: minutes on 2 cores), "demo" (a smaller "cpu"), "smoke" (seconds; for tests), or "auto".
-        task: settings the GTA paper uses for a kind of task: "locomotion", "maze2d", "antmaze", "adroit", "kitchen".
+        task: settings the GTA paper uses for a kind of task: "locomotion", "maze2d", "antmaze", "adroit", "kitchen";
+            with method "gta" only.
         seed: seed of training and generation.
         device: a torch device, or "auto" for a GPU if there is one.
         cache_dir: folder of the cache; by default the environment variable GTA_DATASETS_CACHE or the user's cache
@@ -79,7 +81,8 @@ def augment(
         A `minari.MinariDataset`.
 
     Raises:
-        ConfigError: an unknown method, preset, task or keyword, a value out of range, or a GPU that is not there.
+        ConfigError: an unknown method, preset, task or keyword, a task for another method than "gta", a value out of
+            range, or a GPU that is not there.
         DatasetError: there is no such dataset.
         UnsupportedSpaceError: a space that cannot be turned into vectors.
         UntrustedDatasetError: `dataset` is an id of a folder that Minari must not open.
@@ -88,6 +91,8 @@ def augment(
     if num_transitions is not None:
         num_transitions = whole_number("num_transitions", num_transitions, 1, 2**63 - 1)
     seed = whole_number("seed", seed, 0, 2**32 - 1)
+    if not isinstance(include_source, bool | np.bool_):  # any word, "no" too, would count as true
+        raise ConfigError(f"include_source={include_source!r} is not allowed; choose True or False")
     source = open_dataset(dataset)
     SpaceCodec.of(source.observation_space, name="observation")
     SpaceCodec.of(source.action_space, name="action")
@@ -100,7 +105,7 @@ def augment(
         cache_root=cache_root(cache_dir),
         progress=progress,
     )
-    return GTAAugmentedDataset(pipeline, include_source=include_source)
+    return GTAAugmentedDataset(pipeline, include_source=bool(include_source))
 
 
 def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
@@ -119,9 +124,17 @@ def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """Folder of the cache: `cache_dir`, or the environment variable GTA_DATASETS_CACHE, or the user's cache folder."""
+    """Folder of the cache: `cache_dir`, or the environment variable GTA_DATASETS_CACHE, or the user's cache folder.
+
+    Raises:
+        ConfigError: `cache_dir` is no path.
+    """
     if cache_dir is None:
         cache_dir = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("gta-datasets")
+    if not isinstance(cache_dir, str | os.PathLike):
+        raise ConfigError(
+            f"cache_dir={cache_dir!r} is not allowed; give the path of a folder, or None for the usual one"
+        )
     return Path(cache_dir).expanduser().absolute()
 
 
@@ -131,7 +144,7 @@ def torch_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is not a torch device; choose 'auto', 'cpu' or 'cuda'") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={device!r}: torch finds no GPU on this machine; choose 'auto' or 'cpu'")
@@ -153,6 +166,8 @@ def configuration(
         raise ConfigError(f"method={method!r} is not known; choose {_choices(METHODS)} or give a configuration")
     if task is not None and task not in TASKS:
         raise ConfigError(f"task={task!r} is not known; choose one of {_choices(TASKS)}, or None")
+    if task is not None and method != GTAConfig.method:
+        raise ConfigError(f"task={task!r} is for method 'gta', whose paper has these settings; leave it out")
     return configured(METHODS[method](), preset, device, TASKS[task] if task else {}, overrides)
 
 

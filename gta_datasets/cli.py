@@ -13,11 +13,16 @@ from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, GTADatasetsError
+from gta_datasets.inventory import check_weights, describe
 from gta_datasets.methods import METHODS
+from gta_datasets.page import check_page
 from gta_datasets.presets import PRESETS, TASKS
 from gta_datasets.store import ShardStore, list_stores
 
 __all__ = ["main"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Bigger and better offline-RL datasets.")
 cache = typer.Typer(no_args_is_help=True, help="Look after the cache.")
@@ -26,7 +31,7 @@ app.add_typer(cache, name="cache")
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a Minari dataset on this machine.")]
 Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
 Preset = Annotated[str, typer.Option(help=f"One of {', '.join(('auto', *PRESETS))}.")]
-Task = Annotated[str | None, typer.Option(help=f"The paper's settings for a kind of task: {', '.join(TASKS)}.")]
+Task = Annotated[str | None, typer.Option(help=f"GTA's settings for a kind of task: {', '.join(TASKS)}.")]
 Transitions = Annotated[int | None, typer.Option(help="How many to generate; default: as many as the source has.")]
 Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
@@ -51,7 +56,8 @@ def augment_command(
     augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
     augmented.generate(workers)
     typer.echo(f"{len(augmented.generated)} trajectories, {augmented.generated.total_steps} transitions")
-    typer.echo(f"cache: {augmented.path}")
+    if augmented.path.exists():  # not every method stores something
+        typer.echo(f"cache: {augmented.path}")
 
 
 @app.command()
@@ -89,14 +95,14 @@ def compare(
 ) -> None:
     """Measure several methods side by side and write a page that tells which to use.
 
-    A field given by --set counts for the methods that have it.
+    A field given by --set counts for the methods that have it, and --task for gta.
     """
     names = [name.strip() for name in methods.split(",")]
-    of_method = {name: _known_to(name, names, settings or []) for name in names}
-    versions = {
-        name: _augment(dataset, name, preset, task, num_transitions, seed, device, cache_dir, of_method[name])
-        for name in names
-    }
+    versions = {}
+    for name in names:
+        known = _known_to(name, names, settings or [])
+        kind = task if name == GTAConfig.method or GTAConfig.method not in names else None
+        versions[name] = _augment(dataset, name, preset, kind, num_transitions, seed, device, cache_dir, known)
     for name, found in compare_datasets(versions, report).items():
         typer.echo(f"{name}\n{found.table()}\n")
     typer.echo(f"report: {report}")
@@ -131,8 +137,8 @@ def demo(
     """Augment an embedded HalfCheetah dataset and write a report with plots."""
     from gta_datasets.demo import make_demo_dataset
 
+    page = check_page(output / "report.html")
     augmented = augment(make_demo_dataset(), preset="demo", device=device, cache_dir=cache_dir).generate()
-    page = output / "report.html"
     found = augmented.report(page)
     (output / "quality.json").write_text(found.to_json())
     typer.echo(f"{found.table()}\n\nreport: {page}")
@@ -140,32 +146,47 @@ def demo(
 
 @cache.command("ls")
 def cache_ls(cache_dir: CacheDir = None) -> None:
-    """List what the cache holds."""
-    for store in _stores(cache_dir):
-        manifest = store.read_manifest() or {}
-        what = f"{manifest.get('kind', 'unknown')} of {manifest.get('dataset', 'unknown')}"
-        typer.echo(f"{store.key}  {store.nbytes / 1e6:9.1f} MB  {len(store.indices()):5d} shards  {what}")
+    """List what the cache holds: keys, sizes, what was made of which dataset by which method, and unusual settings."""
+    stores = _stores(cache_dir)
+    for store in stores:
+        typer.echo(f"{store.key}  {store.nbytes / 1e6:9.1f} MB  {len(store.indices()):5d} shards  {describe(store)}")
+    if not stores:
+        typer.echo(f"the cache {cache_root(cache_dir)} is empty")
 
 
 @cache.command("verify")
 def cache_verify(cache_dir: CacheDir = None) -> None:
-    """Check every shard; damaged ones are set aside and made again when next read. Exit code 1 if there were any."""
-    damaged = 0
+    """Check all shards and weights. Exit code 1 if something is damaged.
+
+    Damaged shards are set aside and made again when next read; of damaged weights it is said what to do.
+    """
+    shards = weights = damaged = 0
     for store in _stores(cache_dir):
         for number, good in store.verify().items():
+            shards += 1
             damaged += not good
             if not good:
                 typer.echo(f"{store.key} shard {number} was damaged and has been set aside")
-    typer.echo(f"{damaged} damaged shards")
+        found, wrong = check_weights(store)
+        weights += found
+        damaged += len(wrong)
+        for sentence in wrong:
+            typer.echo(sentence)
+    typer.echo(f"checked {shards} shards and {weights} files of weights: {damaged} damaged")
     raise typer.Exit(code=int(damaged > 0))
 
 
 @cache.command("clear")
 def cache_clear(
-    key: Annotated[list[str] | None, typer.Argument(help="Keys to delete, as `ls` shows them; default: all.")] = None,
+    key: Annotated[list[str] | None, typer.Argument(help="Keys to delete, as `ls` shows them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all keys.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Delete models and shards."""
+    if everything == bool(key):
+        raise ConfigError(
+            f"give the keys to delete, as `cache ls` lists them, or --all for everything in {cache_root(cache_dir)}"
+        )
     stores = {store.key: store for store in _stores(cache_dir)}
     unknown = sorted(set(key or ()) - set(stores))
     if unknown:
@@ -227,9 +248,13 @@ def _parse(setting: str, method: str) -> tuple[str, Any]:
 
 
 def main() -> None:
-    """Run the command line; errors of this library are one line on standard error and exit code 2."""
+    """Run the command line; errors of this library are one line on standard error and exit code 2, Ctrl-C is 130."""
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        raise
     except GTADatasetsError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise SystemExit(2) from error

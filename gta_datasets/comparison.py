@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from gta_datasets.config.fields import whole_number
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError, DivergenceError, QualificationError
-from gta_datasets.page import Line, Picture, write_page
+from gta_datasets.page import Line, Picture, check_page, write_page
 from gta_datasets.plots import comparison as plots
 from gta_datasets.plots.drawing import figure_class
 from gta_datasets.scores import Quality, Scores
+from gta_datasets.warn import warn
 
 __all__ = ["compare"]
 
@@ -39,16 +40,19 @@ def compare(
         The numbers by name, each as `GTAAugmentedDataset.quality` gives them.
 
     Raises:
-        ConfigError: there is nothing to compare, or the versions have different sources.
+        ConfigError: there is nothing to compare, something in it is not what `augment` makes, the versions have
+            different sources, the path cannot be written to, or the sample is no whole number of at least 1.
         DatasetError, DivergenceError, QualificationError: no version can be made; the error of the first.
         MissingExtraError: matplotlib is not installed.
     """
-    source = _source_of(datasets)
+    _check_versions(datasets)
+    source, sample = _source_of(datasets), whole_number("sample", sample, 1)
     figure_class()  # measuring may take long
+    page = check_page(path)
     qualities, left_out = _measured(datasets, sample, seed)
     first = next(iter(qualities.values()))
     write_page(
-        Path(path),
+        page,
         title=f"{source}: {len(qualities)} ways to augment it",
         summary=" ".join(_summary(qualities)),
         size=" ".join(f"{name}: {quality.checked_windows:,} windows." for name, quality in qualities.items()),
@@ -60,6 +64,18 @@ def compare(
         settings={name: datasets[name].config.to_dict() for name in qualities},
     )
     return qualities
+
+
+def _check_versions(datasets: object) -> None:
+    """Raise ConfigError unless they are augmented datasets by name."""
+    advice = "give augmented datasets by the names they are to have on the page, such as {'gta': augment(dataset)}"
+    if not isinstance(datasets, Mapping):
+        raise ConfigError(f"what is to be compared is of type {type(datasets).__name__}; {advice}")
+    for name, dataset in datasets.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"the name {name!r} is of type {type(name).__name__}; {advice}")
+        if not isinstance(dataset, GTAAugmentedDataset):
+            raise ConfigError(f"{name!r} is of type {type(dataset).__name__}; {advice}")
 
 
 def _source_of(datasets: Mapping[str, GTAAugmentedDataset]) -> str:
@@ -89,7 +105,7 @@ def _measured(
         raise next(iter(failures.values()))
     left_out = [f"{name} is left out: {error}." for name, error in failures.items()]
     for sentence in left_out:
-        warnings.warn(sentence, stacklevel=3)
+        warn(sentence)
     return qualities, left_out
 
 

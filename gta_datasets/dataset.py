@@ -14,9 +14,11 @@ from minari import MinariDataset
 from numpy.typing import NDArray
 
 from gta_datasets.config import MethodConfig
+from gta_datasets.config.fields import whole_number
 from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.export import write_minari
 from gta_datasets.metrics import Quality, quality
+from gta_datasets.page import check_page
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.plots.drawing import figure_class
 from gta_datasets.report import write_report
@@ -193,23 +195,28 @@ class GTAAugmentedDataset(MinariDataset):
             and `notes` says why.
 
         Raises:
+            ConfigError: a sample that is no whole number of at least 1.
             DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
+        sample, novelty_sample = whole_number("sample", sample, 1), whole_number("novelty_sample", novelty_sample, 1)
         generated, asked = self._sample(sample)
         return self._measure(generated, asked, sample=sample, novelty_sample=novelty_sample, seed=seed)
 
     def report(self, path: str | Path, *, sample: int = 16_384, seed: int = 0) -> Quality:
-        """Write the quality table and its plots to one HTML file; returns the numbers.
+        """Write the quality table and its plots to one HTML file, whose folder is made; returns the numbers.
 
         Raises:
+            ConfigError: a path that cannot be written to, or a sample that is no whole number of at least 1.
             MissingExtraError: matplotlib is not installed.
             DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
+        sample = whole_number("sample", sample, 1)
         figure_class()  # training and generating may take long
+        page = check_page(path)
         generated, asked = self._sample(sample)
         found = self._measure(generated, asked, sample=sample, novelty_sample=1_024, seed=seed)
         write_report(
-            Path(path),
+            page,
             found,
             generated,
             self._pipeline.source.episodes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -11,10 +12,12 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
+from gta_datasets.errors import ConfigError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "Picture", "write_page"]
+__all__ = ["Line", "Picture", "check_page", "write_page"]
 
 
 class Line(NamedTuple):
@@ -31,6 +34,25 @@ class Picture(NamedTuple):
     headline: str
     figure: Figure
     caption: str
+
+
+def check_page(path: str | Path) -> Path:
+    """The file that a page is to be written to, before the work that it shows; its folder is made.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        page = Path(path)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        with page.open("ab") if page.exists() else tempfile.TemporaryFile(dir=page.parent):
+            pass
+    except (OSError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"cannot write the page {path}: {reason}; give a file in a folder that you may write to"
+        ) from error
+    return page
 
 
 def write_page(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from gta_datasets.seeding import derived_seed
 from gta_datasets.shelf import Shelf
 from gta_datasets.store import ShardStore, content_key
 from gta_datasets.training.team import Team
+from gta_datasets.warn import warn
 from gta_datasets.workers import Backend, check_workers, make_shards
 
 __all__ = ["Pipeline"]
@@ -87,10 +87,9 @@ class Pipeline:
         skipped = self._skipped(augmenter)
         if skipped:
             some = "; ".join(skipped[:WARNED_EPISODES])
-            warnings.warn(
+            warn(
                 f"nothing is generated from {len(skipped)} of {self.dataset.total_episodes} source episodes "
-                f"(the attribute `skipped` names them all): {some}",
-                stacklevel=2,
+                f"(the attribute `skipped` names them all): {some}"
             )
         return augmenter
 

@@ -55,8 +55,15 @@ class Shelf:
         team.take_device(torch.device(self.device))
         if self.holds(store, model):
             return model.fit(store.path, progress=False)
-        store.write_manifest({"kind": "model", **self.description})
+        store.write_manifest({"kind": "model", **_name_of(model), **self.description})
         alone = store.working("model", timeout=MODEL_LOCK_TIMEOUT, progress=CHECKPOINT_FILE)
         with alone if team.leads else nullcontext():
             team.meet(torch.device(self.device))  # nobody else changes the folder from here on: all see the same in it
             return model.fit(store.path, progress=self.progress and team.leads)
+
+
+def _name_of(model: Fittable) -> dict[str, str]:
+    """What a manifest says of a model that a method consults besides its own."""
+    identity = getattr(model, "identity", {})
+    words = [str(identity[name]) for name in ("model", "length") if name in identity]
+    return {"model": " ".join(words)} if words else {}

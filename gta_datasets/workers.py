@@ -25,6 +25,7 @@ import torch
 
 from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError, WorkerError, requires_extra
+from gta_datasets.warn import warn
 
 __all__ = ["Backend", "Maker", "check_workers", "make_shards", "ray_cluster"]
 
@@ -172,10 +173,9 @@ def _mourn(worker: _Worker, deaths: Counter[int], finished: str) -> None:
             f'call generate(workers=...) below `if __name__ == "__main__":`'
         )
     if deaths.total() == 1:
-        warnings.warn(
+        warn(
             f"a worker {how} while it made shard {worker.number}, which another one now makes; further deaths are not "
-            f"reported (a common cause is memory: fewer workers need less)",
-            stacklevel=6,
+            f"reported (a common cause is memory: fewer workers need less)"
         )
 
 

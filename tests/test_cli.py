@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from pathlib import Path
 import minari
 import numpy as np
 import pytest
+from torch import Tensor
 
 from gta_datasets import augment, cli
 from gta_datasets.store import list_stores
+from gta_datasets.training import loop
 from tests.builders import linear_dataset
 from tests.smoke import TINY, assert_same_episode, tiny
 
@@ -87,6 +90,49 @@ def test_augment_generates_what_the_python_interface_finds(
     assert "training" not in again[2]
 
 
+def test_what_ctrl_c_stopped_goes_on(
+    run: Run, dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["augment", ID, *ARGUMENTS, "--num-transitions", 60, "--cache-dir", tmp_path]
+    advance, steps = loop._Run.advance, []
+
+    def interrupted(training: loop._Run, loss_of_step: Callable[[int], Tensor]) -> None:
+        steps.append(training.step)
+        advance(training, loss_of_step)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop._Run, "advance", interrupted)
+            code, output, errors = run(*arguments)
+            assert (code, output) == (130, "")
+            assert errors.endswith("\ninterrupted; the same command goes on where it stopped\n")
+            assert run(*arguments)[0] == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps == [0, 1, 2]
+    assert tiny(dataset, num_transitions=60, cache_dir=tmp_path).is_complete
+
+
+@pytest.mark.usefixtures("dataset")
+def test_where_nothing_is_stored_no_folder_is_named(run: Run, tmp_path: Path) -> None:
+    code, output, _ = run("augment", ID, "--method", "s4rl", "--preset", "smoke", "--cache-dir", tmp_path)
+    assert code == 0
+    assert re.fullmatch(r"\d+ trajectories, \d+ transitions\n", output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("dataset")
+def test_a_file_is_no_cache(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for command in (["augment", ID, *ARGUMENTS], ["cache", "ls"], ["cache", "verify"]):
+        code, _, errors = run(*command, "--cache-dir", tmp_path / "file")
+        assert code == 2
+        assert re.fullmatch(r"error: .*: Not a directory; choose another cache_dir\n", errors)
+
+
 @pytest.mark.usefixtures("dataset")
 def test_the_number_of_workers_reaches_the_dataset(run: Run, tmp_path: Path) -> None:
     code, _, errors = run("augment", ID, *ARGUMENTS, "--workers", 0, "--cache-dir", tmp_path)
@@ -102,6 +148,17 @@ def test_a_folder_is_no_place_for_a_report(run: Run, tmp_path: Path) -> None:
         assert code == 2
         assert "is a directory" in errors
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("dataset")
+@pytest.mark.parametrize("command", ["quality", "compare", "demo"])
+def test_a_file_is_no_folder_for_a_report(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    where = ["--output", tmp_path / "file"] if command == "demo" else [ID, "--report", tmp_path / "file" / "page.html"]
+    code, _, errors = run(command, *where, "--cache-dir", tmp_path / "cache")
+    assert code == 2
+    assert errors.startswith("error: cannot write the page ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_quality_as_json_and_as_a_table(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
@@ -131,6 +188,17 @@ def test_compare_writes_a_page_and_gives_settings_to_those_who_have_them(
     code, _, errors = run("compare", ID, *ARGUMENTS, "--methods", "gta,s4rl", "--set", "unheard=1")
     assert code == 2
     assert "unheard" in errors
+
+
+def test_compare_gives_the_task_to_gta(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["--task", "adroit", "--num-transitions", 60, "--report", page]
+    code, output, _ = run("compare", ID, *ARGUMENTS, "--methods", "gta,s4rl", *arguments)
+    assert code == 0
+    assert tiny(dataset, task="adroit", num_transitions=60).quality().table() in output
+    code, _, errors = run("compare", ID, "--preset", "smoke", "--methods", "s4rl,synther", *arguments)
+    assert code == 2
+    assert errors.startswith("error: task='adroit' is for method 'gta'")
 
 
 def test_export(run: Run, dataset: minari.MinariDataset) -> None:
@@ -229,17 +297,30 @@ def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
 
 
 def test_listing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    assert run("cache", "ls", "--cache-dir", tmp_path / "absent") == (0, "", "")
-    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    absent = tmp_path / "absent"
+    assert run("cache", "ls", "--cache-dir", absent) == (0, f"the cache {absent} is empty\n", "")
+    augmented = tiny(dataset, seed=3, alpha=1.4, qualify=1e6, cache_dir=tmp_path).generate()
     code, output, _ = run("cache", "ls", "--cache-dir", tmp_path)
     assert code == 0
     lines = {line.split()[0]: line for line in output.splitlines()}
     assert set(lines) == {store.key for store in list_stores(tmp_path)}
-    assert lines.pop(augmented.key).endswith(
-        f"{augmented.storage.pipeline.plan.num_shards} shards  trajectories of {ID}"
-    )
-    (model,) = lines.values()
-    assert model.endswith(f"0 shards  model of {ID}")
+    assert f"  {augmented.storage.pipeline.plan.num_shards} shards  trajectories of {ID}: " in lines[augmented.key]
+    found = {line.split(" shards  ")[1].partition(":")[0]: line.split(": ")[1].split(", ") for line in lines.values()}
+    assert set(found) == {f"trajectories of {ID}", f"model of {ID}", f"model (dynamics) of {ID}"}
+    for words in found.values():
+        assert words[:3] == ["gta", "seed 3", "preset smoke"]
+        assert set(words[3:]) == {f"{name}={value}" for name, value in SETTINGS.items()} | {
+            "alpha=1.4",
+            "qualify=1000000.0",
+        }
+
+
+def test_a_model_in_training_is_listed_as_unfinished(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    tiny(dataset, cache_dir=tmp_path).fit()
+    assert "unfinished" not in run("cache", "ls", "--cache-dir", tmp_path)[1]
+    (weights,) = tmp_path.rglob("model.safetensors")
+    weights.rename(weights.with_name("training.safetensors"))
+    assert run("cache", "ls", "--cache-dir", tmp_path)[1].endswith(", unfinished\n")
 
 
 def test_the_cache_of_the_environment_variable(
@@ -260,19 +341,42 @@ def test_a_cache_below_the_user_s_home(
     assert key in run("cache", "ls", "--cache-dir=~/mine")[1]
 
 
-def test_verifying_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    augmented = tiny(dataset, cache_dir=tmp_path).generate()
-    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, "0 damaged shards\n")
-    damaged = sorted(augmented.path.glob("shard-*"))[1]
-    content = bytearray(damaged.read_bytes())
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    damaged.write_bytes(content)
+    path.write_bytes(content)
+
+
+def test_verifying_the_shards(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    none = "checked 0 shards and 0 files of weights: 0 damaged\n"
+    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, none)
+    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    number = augmented.storage.pipeline.plan.num_shards
+    checked = f"checked {number} shards and 1 files of weights: "
+    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, f"{checked}0 damaged\n")
+    damaged = sorted(augmented.path.glob("shard-*"))[1]
+    flip_a_bit(damaged)
     code, output, _ = run("cache", "verify", "--cache-dir", tmp_path)
     assert code == 1
-    assert output == f"{augmented.key} shard 1 was damaged and has been set aside\n1 damaged shards\n"
+    assert output == f"{augmented.key} shard 1 was damaged and has been set aside\n{checked}1 damaged\n"
     assert not damaged.exists()
     assert run("cache", "verify", "--cache-dir", tmp_path)[0] == 0
     assert not tiny(dataset, cache_dir=tmp_path).is_complete
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors"])
+def test_verifying_the_weights(run: Run, dataset: minari.MinariDataset, tmp_path: Path, name: str) -> None:
+    tiny(dataset, cache_dir=tmp_path).fit()
+    (weights,) = tmp_path.rglob("model.safetensors")
+    weights = weights.rename(weights.with_name(name))
+    assert run("cache", "verify", "--cache-dir", tmp_path)[0] == 0
+    flip_a_bit(weights)
+    for _ in range(2):  # it stays where it is
+        code, output, _ = run("cache", "verify", "--cache-dir", tmp_path)
+        assert code == 1
+        first, last = output.splitlines()
+        assert first == f"{weights} is damaged (its checksum does not match); remove it to train again"
+        assert last == "checked 0 shards and 1 files of weights: 1 damaged"
 
 
 def test_clearing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
@@ -285,7 +389,14 @@ def test_clearing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: P
     assert run("cache", "clear", augmented.key, "--cache-dir", tmp_path)[:2] == (0, f"deleted {augmented.key}\n")
     assert not augmented.path.exists()
     (model,) = list_stores(tmp_path)
-    assert run("cache", "clear", "--cache-dir", tmp_path)[:2] == (0, f"deleted {model.key}\n")
+    for arguments in ([], ["--all", model.key]):
+        code, output, errors = run("cache", "clear", *arguments, "--cache-dir", tmp_path)
+        assert (code, output) == (2, "")
+        assert errors.startswith(
+            "error: give the keys to delete, as `cache ls` lists them, or --all for everything in "
+        )
+        assert model.path.exists()
+    assert run("cache", "clear", "--all", "--cache-dir", tmp_path)[:2] == (0, f"deleted {model.key}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -84,6 +84,17 @@ def test_there_must_be_one_source(tmp_path: Path) -> None:
     assert not (tmp_path / "page.html").exists()
 
 
+def test_what_is_compared_has_names_and_is_augmented(tmp_path: Path) -> None:
+    one = linear_dataset("comparison/plain-v0")
+    for given, message in (
+        ([tiny(one)], "is of type list; give augmented datasets by the names"),
+        ({"plain": one}, "'plain' is of type MinariDataset; give augmented datasets"),
+        ({3: tiny(one)}, "the name 3 is of type int; give augmented datasets by the names"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compare(given, tmp_path / "page.html")  # type: ignore[arg-type]
+
+
 def test_a_version_that_cannot_be_made_is_left_out_and_named(tmp_path: Path) -> None:
     alone = linear_dataset("comparison/alone-v0", lengths=(40,))
     stitched = gta_datasets.augment(alone, "diffstitch", preset="smoke", progress=False)

@@ -197,6 +197,14 @@ def test_values_of_the_wrong_type_are_refused(name: str, value: object, wanted: 
         GTAConfig().replace(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["alpha", "mu"])
+def test_what_may_be_found_from_the_data_is_said_where_the_type_is_wrong(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}='hi' is not allowed; choose a value of type float, or 'auto'$"):
+        GTAConfig().replace(**{name: "hi"})
+    with pytest.raises(ConfigError, match=r"^guidance='hi' is not allowed; choose a value of type float$"):
+        GTAConfig().replace(guidance="hi")
+
+
 def test_whole_numbers_serve_as_floats() -> None:
     config = GTAConfig().replace(alpha=2, gradient_clip=5)
     assert (config.sampling.alpha, config.training.gradient_clip) == (2.0, 5.0)

@@ -60,7 +60,7 @@ class Stage:
             value = value.item() if isinstance(value, np.generic) else value
             if wanted is float and type(value) is int:
                 value = float(value)
-            require(type(value) is wanted, item.name, value, f"a value of type {wanted.__name__}")
+            require(type(value) is wanted, item.name, value, _allowed(item, value))
             require(not isinstance(value, float) or math.isfinite(value), item.name, value, "a finite number")
             object.__setattr__(self, item.name, value)
         self._check()
@@ -75,3 +75,12 @@ class Stage:
             for item in dataclasses.fields(self)
             if item.metadata.get("affects_data", True)
         }
+
+
+def _allowed(item: dataclasses.Field[Any], value: object) -> str:
+    """What a field takes in the place of a value of another type."""
+    allowed = f"a value of type {type(item.default).__name__}"
+    if isinstance(item.default, tuple):
+        example = (value,) if type(value) is type(item.default[0]) else item.default
+        return f"{allowed}, such as {example!r}"
+    return f"{allowed}, or {AUTO!r}" if item.metadata.get("auto", False) else allowed

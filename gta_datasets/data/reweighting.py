@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.windows import WindowIndex
 from gta_datasets.errors import ConfigError
+from gta_datasets.warn import warn
 
 __all__ = ["dense_weights", "reward_of_failure", "sparse_weights"]
 
@@ -73,10 +72,9 @@ def sparse_weights(episodes: Episodes, index: WindowIndex, *, success_weight: fl
     counts = np.diff(index.first)
     used = success[counts > 0]
     if used.all() or not used.any():
-        warnings.warn(
+        warn(
             f'reweighting="sparse" has no effect: {np.count_nonzero(used)} of {len(used)} episodes have a reward that '
-            'stands for success; choose "dense", or "none"',
-            stacklevel=2,
+            'stands for success; choose "dense", or "none"'
         )
     per_episode = np.where(success, success_weight, 1.0) * (counts > 0)
     per_window = per_episode / np.maximum(counts, 1) / per_episode.sum()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.returns import amplify, returns_to_go
 from gta_datasets.data.windows import Windows
 from gta_datasets.diffusion.edm import Condition
+from gta_datasets.warn import warn
 
 __all__ = ["Returns", "warn_of_punished_success", "with_known_rewards"]
 
@@ -82,10 +82,9 @@ def warn_of_punished_success(episodes: Episodes, config: DataConfig) -> None:
     error = returns.std() / np.sqrt(terminated.mean() * (~terminated).sum())
     if of_terminated <= of_cut + 2 * error or np.isclose(of_terminated, of_cut):
         return
-    warnings.warn(
+    warn(
         f"the {terminated.sum()} episodes that terminate have a higher mean return ({of_terminated:.4g}) than the "
         f"{(~terminated).sum()} that were cut off ({of_cut:.4g}), as in tasks that end in success, and "
         f"terminal_penalty={config.terminal_penalty:g} makes these endings the worst: terminal_penalty=0 is right for "
-        "such tasks",
-        stacklevel=2,
+        "such tasks"
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+from gta_datasets.warn import warn
 
 __all__ = ["compile_network"]
 
@@ -27,10 +28,7 @@ def _works(device: str) -> bool:
         torch.compile(_increment)(torch.ones(8, device=device))
     except Exception as error:  # compilers fail in many ways
         reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"torch.compile does not work here ({type(error).__name__}: {reason}); going on without it, more slowly",
-            stacklevel=4,
-        )
+        warn(f"torch.compile does not work here ({type(error).__name__}: {reason}); going on without it, more slowly")
         return False
     return True
 

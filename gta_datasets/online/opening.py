@@ -70,8 +70,8 @@ def open_data(
         invalid: what happens to episodes with values that are not finite.
 
     Raises:
-        ConfigError: spaces that differ, or are not Box, or more than one environment. Observations in a Dict or Tuple
-            may come flat from the environment.
+        ConfigError: spaces that differ, or are not Box, or no environment, or more than one. Observations in a Dict or
+            Tuple may come flat from the environment.
         UnsupportedSpaceError: images, or another space without a float form.
         DatasetError: there is no such dataset, or it breaks Minari's contract.
     """
@@ -88,7 +88,11 @@ def open_data(
         raise ConfigError(
             f"the action space of dataset {opened.id!r} is {opened.action_space}; ATraDiff for SAC and TD3 needs a Box"
         )
-    check_spaces(opened, env, flat=flat)
+    if env is None:
+        raise ConfigError(
+            "env is None; give the environment in which the agent learns: trajectories begin in its states"
+        )
+    check_spaces(opened, env, flat=flat, optional=False)
     check_one_environment(env.num_envs if isinstance(env, VecEnv) else 1)
     if flat:
         _check_order(opened, observations, env)

@@ -42,8 +42,13 @@ class KeyFolder:
         self.path = Path(os.path.realpath(root)) / key
 
     def exists(self) -> bool:
-        """Whether the folder is there. Raises CacheError if something else is in its place."""
-        status = check_no_link(self.path)
+        """Whether the folder is there. Raises CacheError if something else is in its place, or in that of the cache."""
+        try:
+            status = check_no_link(self.path)
+        except CacheError as error:
+            if error.errno is None:  # a link, which is to be removed
+                raise
+            raise CacheError(error.errno, f"{error.strerror}; choose another cache_dir") from error
         if status is not None and not stat.S_ISDIR(status.st_mode):
             raise CacheError(f"{self.path} is not a folder; remove it or choose another cache_dir")
         return status is not None
@@ -141,7 +146,9 @@ class KeyFolder:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise CacheError(error.errno, f"cannot list {self.path}: {error.strerror}") from error
+            raise CacheError(
+                error.errno, f"cannot list {self.path}: {error.strerror}; choose another cache_dir"
+            ) from error
 
 
 def _acquire(path: Path, timeout: float, progress: Path | None) -> FileLock | None:

@@ -252,7 +252,9 @@ def list_stores(root: Path | str) -> list[ShardStore]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CacheError(error.errno, f"cannot list the cache {root}: {error.strerror}") from error
+        raise CacheError(
+            error.errno, f"cannot list the cache {root}: {error.strerror}; choose another cache_dir"
+        ) from error
     return [ShardStore(root, key) for key in keys]
 
 

@@ -1,15 +1,18 @@
 """The training loop: it knows a module and a function "step -> loss", nothing of diffusion or data.
 
 Everything random in a step comes from the step's number, so a run that is interrupted anywhere and resumed from its
-last checkpoint ends with the same weights as one that was not.
+last checkpoint ends with the same weights as one that was not. Ctrl-C leaves a checkpoint of the last whole step.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +58,8 @@ def train(
         module: what is trained, on its device.
         loss_of_step: the loss of a step by its number; it draws its own batch from that number.
         config: steps, optimiser and schedule.
-        checkpoint: file that is written every `config.checkpoint_seconds` and resumed from; removed by the caller.
+        checkpoint: file that is written every `config.checkpoint_seconds`, and at Ctrl-C after the current step, and
+            resumed from; removed by the caller.
         run_id: names what is trained; a checkpoint of another run is not resumed.
         progress: show a bar with loss and time left.
         team: the processes that train it together; None for those of the launch.
@@ -71,18 +75,45 @@ def train(
     saved = time.monotonic()
     with tqdm(total=config.training_steps, initial=run.step, desc="training", unit="step", disable=not progress) as bar:
         while run.step < config.training_steps:
-            run.advance(loss_of_step)
-            bar.update()
-            finished = run.step == config.training_steps
-            if run.step % CHECK_EVERY == 0 or finished:
-                run.check()
-                run.record_losses()
-                bar.set_postfix(loss=f"{run.losses[-1]:.4f}")
-            if team.leads and time.monotonic() - saved >= config.checkpoint_seconds and not finished:
+            with _held_interrupts() as interrupts:
+                run.advance(loss_of_step)
+                bar.update()
+                finished = run.step == config.training_steps
+                if run.step % CHECK_EVERY == 0 or finished:
+                    run.check()
+                    run.record_losses()
+                    bar.set_postfix(loss=f"{run.losses[-1]:.4f}")
+            due = bool(interrupts) or time.monotonic() - saved >= config.checkpoint_seconds
+            if team.leads and due and not finished:
                 run.check()
                 run.save(checkpoint, run_id)
                 saved = time.monotonic()
+            if interrupts:
+                raise KeyboardInterrupt
     return TrainingResult(dict(run.average.state_dict()), run.losses)
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[list[int]]:
+    """Let a step come to its end at Ctrl-C; the list says whether that was pressed. A second time interrupts at once.
+
+    Other threads than the first get none, and who handles the signal otherwise goes on doing so.
+    """
+    pressed: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed
+        return
+
+    def hold(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Run:

@@ -272,9 +272,9 @@ def test_an_environment_with_other_spaces_is_refused(augmented: GTAAugmentedData
     other_actions = Idle(augmented.observation_space, spaces.Box(-1.0, 2.0, (2,)))
     with pytest.raises(ConfigError, match=r"action space has the bounds \[-1.0, 2.0\] in element 0 instead of"):
         augmented.to_sb3(other_actions)
-    with pytest.raises(ConfigError, match="the observation space is Discrete"):
+    with pytest.raises(ConfigError, match=r"the observation space is Discrete.*recover_environment\(\)\), or None$"):
         augmented.to_sb3(Idle(spaces.Discrete(3), augmented.action_space))
-    with pytest.raises(ConfigError, match="env is of type str"):
+    with pytest.raises(ConfigError, match=r"env is of type str.*, or None$"):
         augmented.to_sb3("HalfCheetah-v5")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import minari
@@ -11,8 +13,8 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from gta_datasets import GTAAugmentedDataset, GTAConfig
-from gta_datasets.errors import DatasetError, UntrustedDatasetError
+from gta_datasets import GTAAugmentedDataset, GTAConfig, compare
+from gta_datasets.errors import ConfigError, DatasetError, UntrustedDatasetError
 from tests.builders import linear_dataset, make_dataset, write_buffers
 from tests.dataset.helpers import SOURCES
 from tests.smoke import assert_same_episode, digest_of_files, leaves, tiny
@@ -167,6 +169,62 @@ def test_quality_generates_only_what_it_measures(dataset: minari.MinariDataset, 
     assert found.learned
     assert found.simulator == "a learned model of the source"
     assert "that the learned model gives" in str(found.rows())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("folder", "Is a directory"),
+        ("file/report.html", "File exists|Not a directory"),
+        ("file/new/report.html", "Not a directory"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(
+    untrained: GTAAugmentedDataset, tmp_path: Path, name: str | None, reason: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    path: Any = None if name is None else tmp_path / name
+    for write in (untrained.report, lambda page: compare({"one": untrained}, page)):
+        with pytest.raises(
+            ConfigError, match=rf"cannot write the page .*({reason}).*; give a file in a folder that you may"
+        ):
+            write(path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_looking_whether_a_page_can_be_written_leaves_it_as_it_is(
+    untrained: GTAAugmentedDataset, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    for before in (None, "an older page"):
+        if before is not None:
+            page.write_text(before)
+        with pytest.raises(AssertionError, match="trained or generated"):
+            untrained.report(page)
+        assert (page.read_text() if page.exists() else None) == before
+        assert set(tmp_path.iterdir()) <= {page, tmp_path / "cache"}
+
+
+@pytest.mark.parametrize("sample", [0, -5, 2.5, "all", None, True])
+def test_what_is_no_size_of_a_sample_is_refused_before_any_work(
+    untrained: GTAAugmentedDataset, tmp_path: Path, sample: Any
+) -> None:
+    message = re.escape(f"sample={sample!r} is not allowed; choose a whole number of at least 1")
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        untrained.quality(sample=sample)
+    with pytest.raises(ConfigError, match=f"^novelty_{message}"):
+        untrained.quality(novelty_sample=sample)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        untrained.report(tmp_path / "report.html", sample=sample)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        compare({"one": untrained}, tmp_path / "report.html", sample=sample)
+
+
+def test_the_smallest_sample_is_measured(augmented: GTAAugmentedDataset) -> None:
+    found = augmented.quality(sample=np.int64(1), novelty_sample=1)
+    assert "NaN" not in found.to_json()
 
 
 def test_the_report_is_one_file(augmented: GTAAugmentedDataset, tmp_path: Path) -> None:

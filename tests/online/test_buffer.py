@@ -213,11 +213,13 @@ class Other(Line):
         (Other(observation_space=spaces.Box(-1.0, 1.0, (3,))), "the observation space is Box.* instead of"),
         (DummyVecEnv([Line, Line]), "n_envs=2 is not allowed: .* use a single one"),
         ("Line-v0", "env is of type str"),
+        (None, "env is None; give the environment in which the agent learns"),
     ],
 )
 def test_environments_that_do_not_fit_are_refused(dataset: minari.MinariDataset, env: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as refused:
         ATraDiffReplayBuffer.from_dataset(dataset, env, **QUICK)
+    assert "or None" not in str(refused.value), "advice that is refused, too"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -300,6 +302,78 @@ def test_a_run_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
         with pytest.raises(Stopped):
             train_denoiser(file(tmp_path), config, stop_at(step))
     assert same_weights(train_denoiser(file(tmp_path), config, only_from(5)), whole)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """What Ctrl-C does to a program that handles it as Python does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def within(step: int, act: Callable[[], None]) -> Wrap:
+    """Does something within a step."""
+
+    def wrap(loss_of_step: LossOfStep) -> LossOfStep:
+        def wrapped(number: int) -> Tensor:
+            if number == step:
+                act()
+            return loss_of_step(number)
+
+        return wrapped
+
+    return wrap
+
+
+@pytest.mark.parametrize("step", [0, 3, CHECK_EVERY - 1, CHECK_EVERY])
+def test_ctrl_c_leaves_a_checkpoint_of_the_step_that_it_came_in(
+    tmp_path: Path, ctrl_c: Callable[[], None], step: int
+) -> None:
+    config = config_of(CHECK_EVERY + 5, "muon", checkpoint_seconds=1e9)
+    whole = train_denoiser(tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        train_denoiser(file(tmp_path), config, within(step, ctrl_c))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train_denoiser(file(tmp_path), config, only_from(step + 1))
+    assert same_weights(resumed, whole)
+    assert resumed.losses == whole.losses
+
+
+def test_ctrl_c_in_the_last_step_is_no_success(tmp_path: Path, ctrl_c: Callable[[], None]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_denoiser(file(tmp_path), config_of(4, checkpoint_seconds=1e9), within(3, ctrl_c))
+    assert not file(tmp_path).exists()
+
+
+def test_ctrl_c_for_a_second_time_does_not_wait_for_the_step(tmp_path: Path, ctrl_c: Callable[[], None]) -> None:
+    after = []
+
+    def twice() -> None:
+        ctrl_c()
+        ctrl_c()
+        after.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        train_denoiser(file(tmp_path), config_of(4, checkpoint_seconds=1e9), within(2, twice))
+    assert after == []
+    assert not file(tmp_path).exists(), "half a step was saved"
+
+
+def test_who_handles_ctrl_c_otherwise_goes_on_doing_so(tmp_path: Path, ctrl_c: Callable[[], None]) -> None:
+    handled = []
+    signal.signal(signal.SIGINT, lambda *_: handled.append("mine"))
+    train_denoiser(file(tmp_path), config_of(4), within(2, ctrl_c))
+    assert handled == ["mine"]
+
+
+def test_training_in_a_thread(tmp_path: Path) -> None:
+    """Where no handler can be set."""
+    whole, found = train_denoiser(tmp_path / "whole", config_of(4)), []
+    thread = threading.Thread(target=lambda: found.append(train_denoiser(file(tmp_path), config_of(4))))
+    thread.start()
+    thread.join()
+    assert same_weights(found[0], whole)
 
 
 def test_losses_of_a_resumed_run_are_those_of_a_whole_one(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What a cache holds: what its keys stand for, in words, and which weights in it are damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from gta_datasets.augment import configured
+from gta_datasets.config import ATraDiffConfig, StagedConfig
+from gta_datasets.errors import CacheError
+from gta_datasets.methods import METHODS
+from gta_datasets.methods.levels import FILE as LEVELS_FILE
+from gta_datasets.presets import PRESETS
+from gta_datasets.store import ShardStore
+from gta_datasets.training.checkpoint import load_checkpoint
+from gta_datasets.training.fitting import CHECKPOINT_FILE, MODEL_FILE
+
+__all__ = ["check_weights", "describe"]
+
+CONFIGS: Mapping[str, type[StagedConfig]] = {**METHODS, ATraDiffConfig.method: ATraDiffConfig}
+
+
+def describe(store: ShardStore) -> str:
+    """What a key stands for, as its manifest says: kind, dataset, method, seed, and settings that are not the defaults.
+
+    Raises:
+        CacheError: the manifest cannot be read.
+    """
+    manifest = store.read_manifest() or {}
+    kind, method = manifest.get("kind", "unknown"), manifest.get("method", "unknown method")
+    part = f" ({manifest['model']})" if "model" in manifest else ""
+    words = [str(method), f"seed {manifest.get('seed', 'unknown')}", *_settings(method, manifest.get("config"))]
+    if kind == "model" and not any((store.path / name).is_file() for name in (MODEL_FILE, LEVELS_FILE)):
+        words.append("unfinished")
+    line = f"{kind}{part} of {manifest.get('dataset', 'unknown')}: {', '.join(words)}"
+    return line if line.isprintable() else ascii(line)
+
+
+def check_weights(store: ShardStore) -> tuple[int, list[str]]:
+    """How many files of weights a key has, and a sentence for each that is damaged."""
+    number, damaged = 0, []
+    for name in (MODEL_FILE, CHECKPOINT_FILE):
+        try:
+            number += load_checkpoint(store.path / name) is not None
+        except CacheError as error:
+            number += 1
+            damaged.append(str(error))
+    return number, damaged
+
+
+def _settings(method: object, config: object) -> list[str]:
+    """The preset that a stored configuration is nearest to, unless it is the defaults, and where it differs from it."""
+    if not isinstance(config, dict) or not isinstance(method, str) or method not in CONFIGS:
+        return []
+    stored = _flat(config)
+    others = {
+        name: [f"{field}={value}" for field, value in stored.items() if field not in base or base[field] != value]
+        for name, base in _bases(method).items()
+    }
+    nearest = min(others, key=lambda name: len(others[name]))
+    return [*([f"preset {nearest}"] if nearest else []), *others[nearest]]
+
+
+@cache
+def _bases(method: str) -> dict[str, dict[str, Any]]:
+    """The fields of a method's defaults, under no name, and of its presets, as JSON has them."""
+    config = CONFIGS[method]()
+    named = {"": config, **{preset: configured(config, preset, "cpu", {}, {}) for preset in PRESETS}}
+    return {name: _flat(json.loads(json.dumps(base.to_dict()))) for name, base in named.items()}
+
+
+def _flat(config: Mapping[str, object]) -> dict[str, Any]:
+    """All fields of all stages by name."""
+    return {field: value for stage in config.values() if isinstance(stage, Mapping) for field, value in stage.items()}
