@@ -51,6 +51,7 @@ def draw_curves(axes: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) ->
         axes.plot(updates, centre, line_of(place), color=colour_of(place), label=name, linewidth=1.6)
         axes.fill_between(updates, centre - spread, centre + spread, color=colour_of(place), alpha=0.15, linewidth=0)
     axes.set(xlabel="updates", ylabel="return")
+    axes.xaxis.set_major_formatter(lambda number, _: f"{number / 1_000:g}k" if number >= 1_000 else f"{number:g}")
 
 
 def draw_ends(axes: Axes, found: Mapping[str, Sequence[float]]) -> None:

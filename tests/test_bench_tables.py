@@ -206,6 +206,20 @@ def test_curves_are_of_what_there_is() -> None:
     assert upper == pytest.approx(low + (high - low) * (0.5 + np.std([0.4, 0.6], ddof=1)))
 
 
+def test_updates_can_be_read_below_three_panels() -> None:
+    units = gym_units("None", datasets=3)
+    runs = {("TD3BC", unit.task.name, "None"): [line(unit, 40)] for unit in units}
+    figure = learning_curves(EXPERIMENTS["1-gym"], "TD3BC", runs)
+    assert figure is not None
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        boxes = [tick.label1.get_window_extent() for tick in ticks]
+        assert "200k" in [tick.label1.get_text() for tick in ticks]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_the_page_is_one_file_with_pictures(tmp_path: Path) -> None:
     write(tmp_path, [line(unit, 40 + unit.seed) for unit in gym_units("None", "GTA", datasets=2)])
     render(tmp_path, "--table", "1")
