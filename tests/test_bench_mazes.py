@@ -176,7 +176,7 @@ def test_evaluations_are_in_the_environment_that_is_meant_for_them(dataset: mina
 
 def test_names_say_what_there_is_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [task.remote for task in MAZE2D] == [f"D4RL/pointmaze/{size}-v2" for size in ("umaze", "medium", "large")]
-    with pytest.raises(DatasetError, match="make sim/pointmaze/large-v0 --steps 1000000` makes it, or `minari down"):
+    with pytest.raises(DatasetError, match="make sim/pointmaze/large-v0 --steps 4000000` makes it, or `minari down"):
         MAZE2D[2].open()
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     with pytest.raises(MissingExtraError, match=r"PointMaze_UMaze-v3 needs .*gta-datasets\[robotics\]"):
