@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gta_datasets.data.episodes import Episodes, offsets_of
 from gta_datasets.errors import DatasetError
+from gta_datasets.warn import warn
 
 __all__ = ["WindowIndex", "Windows", "cut", "starting_at", "take"]
 
@@ -40,7 +41,7 @@ class WindowIndex:
 
     @classmethod
     def of(cls, episodes: Episodes, horizon: int, *, short_episodes: Literal["pad", "skip"] = "pad") -> WindowIndex:
-        """Index the windows of `episodes`.
+        """Index the windows of `episodes`; a warning says so where all of them are padded.
 
         Args:
             episodes: the dataset.
@@ -52,13 +53,15 @@ class WindowIndex:
             DatasetError: no window is left.
         """
         lengths = episodes.lengths
-        short = lengths < horizon
+        short, longest = lengths < horizon, int(lengths.max(initial=0))
         counts = np.where(short, int(short_episodes == "pad"), lengths - horizon + 1)
+        too_long = f"horizon={horizon} is longer than every episode (longest: {longest} transitions)"
         if counts.sum() == 0:
-            longest = int(lengths.max(initial=0))
-            raise DatasetError(
-                f"horizon={horizon} is longer than every episode (longest: {longest} transitions); choose "
-                f"horizon <= {longest} or short_episodes='pad'"
+            raise DatasetError(f"{too_long}; choose horizon <= {longest} or short_episodes='pad'")
+        if short.all():
+            warn(
+                f"{too_long}: every window is filled up, and the network is larger than it need be; "
+                f"horizon={longest} gives the same windows"
             )
         return cls(horizon, lengths, offsets_of(counts), np.flatnonzero(counts == 0))
 

@@ -111,6 +111,7 @@ def test_changed_columns_have_statistics_of_their_own() -> None:
     np.testing.assert_allclose(wider.context_of(episodes.observations), context / 2, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 7), min_size=2, max_size=5), horizon=st.integers(1, 8), seed=st.integers(0, 99))
 def test_gathering_is_slicing_and_masking(lengths: list[int], horizon: int, seed: int) -> None:
@@ -139,6 +140,7 @@ def test_the_last_row_of_a_window_has_an_observation_and_nothing_else() -> None:
     assert (batch.mask[:, :-1] == 1).all()
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 def test_episodes_of_one_transition() -> None:
     """Fault row 22: all T = 1, padded."""
     episodes = linear_episodes([1, 1, 1], terminated=[0, 1, 2])

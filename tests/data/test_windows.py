@@ -30,6 +30,7 @@ def expected_windows(lengths: list[int], horizon: int, mode: Mode) -> list[tuple
     return windows
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 @settings(max_examples=150, deadline=None)
 @given(lengths=lengths_of, horizon=st.integers(1, 14), mode=modes)
 def test_windows_are_numbered_one_to_one_and_stay_in_their_episode(
@@ -56,6 +57,7 @@ def test_windows_are_numbered_one_to_one_and_stay_in_their_episode(
     assert index.skipped.tolist() == skipped
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 @settings(max_examples=50, deadline=None)
 @given(lengths=lengths_of, horizon=st.integers(1, 6), data=st.data())
 def test_locating_does_not_depend_on_order_or_repetition(lengths: list[int], horizon: int, data: st.DataObject) -> None:
@@ -67,6 +69,7 @@ def test_locating_does_not_depend_on_order_or_repetition(lengths: list[int], hor
         assert getattr(some, name).dtype == np.int64
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("mode", ["pad", "skip"])
 def test_one_episode_around_the_horizon(length: int, mode: Mode) -> None:
@@ -83,6 +86,19 @@ def test_one_episode_around_the_horizon(length: int, mode: Mode) -> None:
     assert len(index) == max(length - 4, 1)
     windows = index.locate(np.arange(len(index)))
     assert windows.length.tolist() == [min(length, 5)] * len(index)
+
+
+def test_a_horizon_that_no_episode_reaches_is_warned_of() -> None:
+    message = (
+        r"horizon=5000 is longer than every episode \(longest: 12 transitions\).*; horizon=12 gives the same windows"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        padded = WindowIndex.of(linear_episodes([7, 12]), 5_000)
+    assert len(caught) == 1
+    advised = WindowIndex.of(linear_episodes([7, 12]), 12)  # without a warning
+    for name in ("episode", "start", "length"):
+        found, same = (getattr(index.locate(np.arange(len(index))), name) for index in (padded, advised))
+        np.testing.assert_array_equal(found, same)
 
 
 def test_skipped_episodes_are_listed_among_others() -> None:

@@ -133,7 +133,7 @@ def test_episodes_written_without_infos_can_be_printed_too() -> None:
     bare = write_buffers("dataset/bare-v0", [buffer], *space)
     with pytest.raises(AttributeError):
         repr(bare[0])
-    assert "infos=dict" in repr(tiny(bare)[0])
+    assert "infos=dict" in repr(tiny(bare, horizon=3)[0])
 
 
 def test_the_environment_is_recovered(augmented: GTAAugmentedDataset) -> None:

@@ -134,7 +134,7 @@ def test_exporting_keeps_the_infos_of_the_source() -> None:
         )
         for number in range(3)
     ]
-    augmented = tiny(write_buffers("dataset/infos-v0", buffers, *space))
+    augmented = tiny(write_buffers("dataset/infos-v0", buffers, *space), horizon=5)
     exported = augmented.export("dataset/infos-kept-v0")
     for number, buffer in enumerate(buffers):
         for found in (exported[number], augmented[number]):

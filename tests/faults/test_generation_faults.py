@@ -186,6 +186,7 @@ def test_row_20_an_export_leaves_dropped_episodes_out() -> None:
     np.testing.assert_array_equal(exported[1].observations, dataset[2].observations)
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 @pytest.mark.parametrize("steps", range(1, HORIZON + 1))
 @pytest.mark.parametrize("ending", ["terminated", "truncated"])
 def test_row_21_episodes_shorter_than_the_horizon_are_padded(steps: int, ending: Any) -> None:
@@ -212,6 +213,7 @@ def test_row_21_no_episode_is_long_enough() -> None:
         len(tiny(dataset, short_episodes="skip"))
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 def test_row_22_terminal_only_episodes_keep_their_flags() -> None:
     dataset = linear_dataset("generation/terminal-v0", lengths=(1,) * 6, terminated=range(6))
     augmented = tiny(dataset)
@@ -221,6 +223,7 @@ def test_row_22_terminal_only_episodes_keep_their_flags() -> None:
     assert not made.truncations.any()
 
 
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 @pytest.mark.parametrize("steps", [1, 5, 7, 40])
 def test_row_23_one_episode(steps: int) -> None:
     augmented = tiny(linear_dataset(f"generation/one-{steps}-v0", lengths=(steps,)), num_transitions=30)
@@ -247,7 +250,7 @@ def test_row_25_a_missing_last_observation() -> None:
 
 
 def test_row_26_terminated_and_truncated_at_once_is_terminated() -> None:
-    augmented = tiny(make_dataset("generation/both-flags-v0", lengths=(4,) * 4, endings="both"))
+    augmented = tiny(make_dataset("generation/both-flags-v0", lengths=(4,) * 4, endings="both"), horizon=4)
     made = trajectories(augmented)
     last = made.offsets[1:] - 1
     assert made.terminations[last].all()

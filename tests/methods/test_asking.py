@@ -18,7 +18,7 @@ LENGTHS, TERMINATED = (12, 20) * 6, range(0, 12, 2)  # every other one terminate
 
 
 def prepare(episodes: Episodes, **overrides: object) -> None:
-    GTA(linear_source(episodes), GTAConfig().replace(**overrides), seed=0, device=torch.device("cpu"))
+    GTA(linear_source(episodes), GTAConfig().replace(horizon=12, **overrides), seed=0, device=torch.device("cpu"))
 
 
 def with_rewards(step: float, last: float, terminated: object = TERMINATED) -> Episodes:

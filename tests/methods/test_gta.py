@@ -295,7 +295,7 @@ def test_row_28_returns_that_are_all_equal(tmp_path: Path, rewards: float) -> No
     """Standardising them must not blow rounding errors up."""
     episodes = linear_episodes((1,) * 30)
     episodes = dataclasses.replace(episodes, rewards=np.full(30, rewards))
-    found = method(episodes, alpha=2.0, return_limit=0.0)
+    found = method(episodes, alpha=2.0, return_limit=0.0, horizon=1)
     found.fit(tmp_path, progress=False)
     shard = found.generate(0)
     assert np.ptp(shard["rewards"]) == 0
