@@ -19,8 +19,9 @@ from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError
 from gta_datasets.methods import METHODS
-from gta_datasets.pipeline import Pipeline
+from gta_datasets.pipeline import Pipeline, holds_generated
 from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
+from gta_datasets.warn import warn
 
 __all__ = [
     "augment",
@@ -57,7 +58,7 @@ def augment(
 
     Args:
         dataset: a Minari dataset, never modified, or the id of one on this machine, which is screened before Minari
-            opens it. Episodes that are added to it later are not augmented.
+            opens it. Episodes that are added to it later are not augmented. A warning says so if some are generated.
         method: "gta", "s4rl" (recorded episodes with a little noise on the states), "synther" (single transitions made
             from noise), "diffstitch" (episodes of low return led over into ones of high return), or the configuration
             of a method, which then replaces preset, task and overrides: `GTAConfig().replace(alpha=1.2)` has the
@@ -94,6 +95,12 @@ def augment(
     if not isinstance(include_source, bool | np.bool_):  # any word, "no" too, would count as true
         raise ConfigError(f"include_source={include_source!r} is not allowed; choose True or False")
     source = open_dataset(dataset)
+    if holds_generated(source):
+        warn(
+            f"generated data are augmented: there are some in dataset {source.id!r}, which this library made. What is "
+            "made of them departs further from what was recorded; augment the dataset that they were made from, which "
+            "is `augmented.source`"
+        )
     SpaceCodec.of(source.observation_space, name="observation")
     SpaceCodec.of(source.action_space, name="action")
     pipeline = Pipeline(

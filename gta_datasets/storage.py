@@ -29,11 +29,15 @@ class AugmentedStorage(MinariStorage):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The source's metadata, its id among them; counts are left to `total_episodes` and `total_steps`."""
+        """The source's metadata, its id among them, and how it was augmented.
+
+        Counts are left to `total_episodes` and `total_steps`.
+        """
         metadata = dict(self.pipeline.dataset.storage.metadata)
         for name in ("total_episodes", "total_steps", "dataset_size"):
             metadata.pop(name, None)
         metadata["data_format"] = self.FORMAT
+        metadata["gta_datasets"] = self.pipeline.description
         return metadata
 
     def update_metadata(self, *_: object, **__: object) -> NoReturn:

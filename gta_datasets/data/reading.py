@@ -27,6 +27,7 @@ class Source:
     action_codec: SpaceCodec
     episode_ids: NDArray[np.int64]  # (E,) the dataset's own numbers of the episodes
     dropped: tuple[str, ...]  # one sentence per episode that was left out
+    augmented: bool = False  # whether generated episodes are among them, most of which end where their window does
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from gta_datasets.config import DataConfig
 from gta_datasets.data.bank import WindowBatch
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import Standardizer
+from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import amplify, returns_to_go
 from gta_datasets.data.windows import Windows
 from gta_datasets.diffusion.edm import Condition
@@ -67,12 +68,16 @@ def with_known_rewards(batch: WindowBatch, statistics: Standardizer, alpha: floa
     return rows, known
 
 
-def warn_of_punished_success(episodes: Episodes, config: DataConfig) -> None:
+def warn_of_punished_success(source: Source, config: DataConfig) -> None:
     """Warn if a terminal penalty is set and episodes that terminate have higher returns than those that were cut off.
 
     Where the task ends in success the penalty makes the best endings the worst. A difference within two standard errors
-    may be chance, and so may a few episodes that were cut: where a recording ends, one is.
+    may be chance, and so may a few episodes that were cut: where a recording ends, one is. Most generated episodes are
+    cut, whatever the task: where there are some, nothing is said.
     """
+    if source.augmented:
+        return
+    episodes = source.episodes
     last = episodes.offsets[1:] - 1
     terminated = episodes.terminations[last]
     if config.terminal_penalty == 0 or min(terminated.sum(), (~terminated).sum()) < FEWEST:

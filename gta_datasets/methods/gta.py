@@ -66,7 +66,7 @@ class GTA:
         self._source, self._config, self._seed, self._device = source, config, seed, device
         data = config.data
         self.discount = data.discount
-        warn_of_punished_success(source.episodes, data)
+        warn_of_punished_success(source, data)
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
         self._rewards = RewardModel(source, config.dynamics, seed=seed, device=device)
         self._levels: LevelSearch | None = None

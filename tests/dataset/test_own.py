@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,10 +236,32 @@ def test_the_report_is_one_file(augmented: GTAAugmentedDataset, tmp_path: Path) 
     assert found.checked_transitions >= 100
 
 
-def test_an_augmented_dataset_can_be_augmented_again(augmented: GTAAugmentedDataset) -> None:
-    twice = tiny(augmented, num_transitions=50)
-    assert len(twice) == len(augmented) + len(twice.generated)
-    assert_same_episode(twice[SOURCES], augmented[SOURCES])
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda augmented: augmented,
+        lambda augmented: augmented.generated,
+        lambda augmented: augmented.filter_episodes(lambda episode: episode.id % 2 == 0),
+        lambda augmented: augmented.export("dataset/once-v0"),
+    ],
+    ids=["itself", "the generated part", "some of it", "an export"],
+)
+def test_an_augmented_dataset_can_be_augmented_again_with_a_warning(
+    augmented: GTAAugmentedDataset, of: Callable[[GTAAugmentedDataset], minari.MinariDataset]
+) -> None:
+    once = of(augmented)
+    with pytest.warns(UserWarning, match=r"generated data are augmented: .*augmented\.source") as caught:
+        twice = tiny(once, num_transitions=50).generate()
+    assert len(caught) == 1
+    assert len(twice) == len(once) + len(twice.generated)
+    assert twice.storage.pipeline.source.augmented
+    assert_same_episode(twice[3], once[3])
+
+
+def test_what_an_augmented_dataset_was_made_from_is_augmented_without_a_warning(augmented: GTAAugmentedDataset) -> None:
+    again = tiny(augmented.source)
+    assert not again.storage.pipeline.source.augmented
+    assert again.key == augmented.key
 
 
 def test_a_recovered_environment_takes_generated_actions() -> None:

@@ -53,6 +53,13 @@ def test_other_endings_are_not_warned_of(episodes: Episodes, penalty: float) -> 
         prepare(episodes, terminal_penalty=penalty)
 
 
+def test_ends_of_generated_windows_say_nothing_of_the_task() -> None:
+    source = dataclasses.replace(linear_source(with_rewards(0.0, 1.0)), augmented=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GTA(source, GTAConfig().replace(horizon=12), seed=0, device=torch.device("cpu"))
+
+
 def test_chance_is_not_warned_of() -> None:
     """Returns of random actions do not tell endings apart."""
     higher = 0
