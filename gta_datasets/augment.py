@@ -14,12 +14,13 @@ import torch
 
 from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
 from gta_datasets.config.fields import whole_number
+from gta_datasets.data.reading import holds_generated
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError
 from gta_datasets.methods import METHODS
-from gta_datasets.pipeline import Pipeline, holds_generated
+from gta_datasets.pipeline import Pipeline
 from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
 from gta_datasets.warn import warn
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
@@ -31,15 +30,10 @@ from gta_datasets.training.team import Team
 from gta_datasets.warn import warn
 from gta_datasets.workers import Backend, check_workers, make_shards
 
-__all__ = ["Pipeline", "holds_generated"]
+__all__ = ["Pipeline"]
 
 WARNED_EPISODES = 5
 """How many episodes a warning describes."""
-
-
-def holds_generated(dataset: minari.MinariDataset) -> bool:
-    """Whether this library generated some of the episodes: it is augmented, part of an augmented one, or an export."""
-    return "gta_datasets" in dataset.storage.metadata
 
 
 class Pipeline:
@@ -84,8 +78,7 @@ class Pipeline:
     @cached_property
     def source(self) -> Source:
         """The source's arrays, checked."""
-        read = read_episodes(self.dataset, invalid=self.config.data.invalid)
-        return dataclasses.replace(read, augmented=holds_generated(self.dataset))
+        return read_episodes(self.dataset, invalid=self.config.data.invalid)
 
     @cached_property
     def augmenter(self) -> Augmenter:

@@ -7,7 +7,7 @@ import warnings
 
 __all__ = ["warn"]
 
-BETWEEN = ("gta_datasets", "minari", "functools", "contextlib", "typer", "click")
+BETWEEN = ("gta_datasets", "minari", "stable_baselines3", "functools", "contextlib", "typer", "click")
 """Packages and modules whose lines tell a user nothing: this library's, and those that call it for him."""
 
 

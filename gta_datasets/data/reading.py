@@ -15,7 +15,7 @@ from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.errors import ConfigError, DatasetError
 
-__all__ = ["Source", "read_episodes"]
+__all__ = ["Source", "holds_generated", "read_episodes"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,19 @@ def read_episodes(
         raise DatasetError(
             f"none of the {len(dropped)} episodes of dataset {dataset.id!r} can be used; the first: {dropped[0]}"
         )
-    return Source(columns.finish(), observation_codec, action_codec, np.array(columns.ids, np.int64), tuple(dropped))
+    return Source(
+        columns.finish(),
+        observation_codec,
+        action_codec,
+        np.array(columns.ids, np.int64),
+        tuple(dropped),
+        augmented=holds_generated(dataset),
+    )
+
+
+def holds_generated(dataset: minari.MinariDataset) -> bool:
+    """Whether this library generated some of the episodes: it is augmented, part of an augmented one, or an export."""
+    return "gta_datasets" in dataset.storage.metadata
 
 
 class _Columns:

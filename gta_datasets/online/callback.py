@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from gta_datasets.errors import ConfigError, DivergenceError, requires_extra
 from gta_datasets.online.critics import check_critic, td_errors
 from gta_datasets.online.opening import check_one_environment
 from gta_datasets.online.state import Costs
+from gta_datasets.warn import warn
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3.common.buffers import ReplayBuffer
@@ -94,7 +94,7 @@ class ATraDiffCallback(BaseCallback):
             try:
                 loss = self.buffer.adapt(self._td_errors if by_error else None)
             except DivergenceError as error:  # a long run need not end: it has the models from before
-                warnings.warn(str(error), stacklevel=2)
+                warn(str(error))
             else:
                 self.logger.record("atradiff/adaptations", self.buffer.state.adaptations)
                 self.logger.record("atradiff/adaptation_loss", loss)

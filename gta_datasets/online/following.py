@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from gta_datasets.online.opening import Opened
 from gta_datasets.online.ratio import left_missing, trajectories, with_failed
 from gta_datasets.online.state import State
 from gta_datasets.seeding import numpy_generator
+from gta_datasets.warn import warn
 
 __all__ = ["followed"]
 
@@ -80,9 +80,8 @@ def _give_up(opened: Opened, state: State, states: FloatArray, announced: float,
     state.missing = with_failed(opened.config.imagination.rho, state.missing, announced)
     with np.errstate(over="ignore", invalid="ignore"):
         farthest = opened.diffuser.farthest(states)
-    warnings.warn(
+    warn(
         f"nothing is generated from {len(states)} of the recorded states, which is made up for later: {reason}. The "
         f"farthest of them lies {farthest:.3g} standard deviations from the data; if that is far, look at what the "
-        "environment observes",
-        stacklevel=2,
+        "environment observes"
     )

@@ -74,6 +74,7 @@ def test_rewards_recorded_in_float64_keep_their_digits():
     class Precise:
         id, observation_space, action_space = "test/precise-v0", dataset.observation_space, dataset.action_space
         total_episodes, total_steps, episode_indices = 2, 6, np.arange(2)
+        storage = dataset.storage
 
         def iterate_episodes(self):
             yield episode
@@ -91,6 +92,7 @@ def test_arrays_handed_out_by_a_storage_are_neither_kept_nor_changed():
     class InMemory:
         id, observation_space, action_space = "test/memory-v0", dataset.observation_space, dataset.action_space
         total_episodes, total_steps, episode_indices = 1, 3, np.arange(1)
+        storage = dataset.storage
 
         def iterate_episodes(self):
             yield dataclasses.replace(episode, infos=None)

@@ -69,8 +69,9 @@ class Broken(Line):
 def test_learning_goes_on(dataset: minari.MinariDataset) -> None:
     buffer = quick_buffer(dataset, lengths=(5,), adapt_every=0)
     model = SAC("MlpPolicy", Broken(), policy_kwargs={"net_arch": [8]}, learning_starts=1_000, device="cpu", seed=0)
-    with pytest.warns(UserWarning, match=GENERATED):
+    with pytest.warns(UserWarning, match=GENERATED) as told:
         model.learn(200, callback=buffer.callback())
+    assert {warning.filename for warning in told} == {__file__}, "the line that learns"
     assert buffer.size() == 200
     assert buffer.synthetic.size() > 50
     assert np.isfinite(buffer.synthetic.observations[: buffer.synthetic.size()]).all()
