@@ -13,9 +13,14 @@ from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.networks import build_network
 from gta_datasets.training.loop import TrainingResult, train
 
-__all__ = ["LossOfStep", "config_of", "fresh_denoiser", "loss_of", "same_weights", "train_denoiser"]
+__all__ = ["LossOfStep", "config_of", "file", "fresh_denoiser", "loss_of", "same_weights", "train_denoiser"]
 
 LossOfStep = Callable[[int], Tensor]
+
+
+def file(folder: Path) -> Path:
+    """Where a test has its checkpoint."""
+    return folder / "training.safetensors"
 
 
 def fresh_denoiser() -> nn.Module:

@@ -16,37 +16,10 @@ import pytest
 from torch import Tensor
 
 from gta_datasets import augment, cli
-from gta_datasets.store import list_stores
 from gta_datasets.training import loop
 from tests.builders import linear_dataset
-from tests.smoke import TINY, assert_same_episode, tiny
-
-ID = "cli/linear-v0"
-SETTINGS = {name: value for name, value in TINY.items() if name not in ("preset", "device", "progress")}
-ARGUMENTS = ["--preset", "smoke", "--device", "cpu", *(f"--set={name}={value}" for name, value in SETTINGS.items())]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def dataset() -> minari.MinariDataset:
-    return linear_dataset(ID, terminated=(1, 3))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line as the installed script does: exit code, standard output and standard error."""
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gta-datasets", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0), *capfd.readouterr()
-
-    return call
+from tests.cli.helpers import ARGUMENTS, ID, Run
+from tests.smoke import assert_same_episode, tiny
 
 
 def test_help_names_every_command(run: Run) -> None:
@@ -294,110 +267,6 @@ def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     code, output, errors = run(*arguments)
     assert (code, output) == (2, "")
     assert re.search(r"^Usage: .*gta-datasets", errors)
-
-
-def test_listing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    absent = tmp_path / "absent"
-    assert run("cache", "ls", "--cache-dir", absent) == (0, f"the cache {absent} is empty\n", "")
-    augmented = tiny(dataset, seed=3, alpha=1.4, qualify=1e6, cache_dir=tmp_path).generate()
-    code, output, _ = run("cache", "ls", "--cache-dir", tmp_path)
-    assert code == 0
-    lines = {line.split()[0]: line for line in output.splitlines()}
-    assert set(lines) == {store.key for store in list_stores(tmp_path)}
-    assert f"  {augmented.storage.pipeline.plan.num_shards} shards  trajectories of {ID}: " in lines[augmented.key]
-    found = {line.split(" shards  ")[1].partition(":")[0]: line.split(": ")[1].split(", ") for line in lines.values()}
-    assert set(found) == {f"trajectories of {ID}", f"model of {ID}", f"model (dynamics) of {ID}"}
-    for words in found.values():
-        assert words[:3] == ["gta", "seed 3", "preset smoke"]
-        assert set(words[3:]) == {f"{name}={value}" for name, value in SETTINGS.items()} | {
-            "alpha=1.4",
-            "qualify=1000000.0",
-        }
-
-
-def test_a_model_in_training_is_listed_as_unfinished(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    tiny(dataset, cache_dir=tmp_path).fit()
-    assert "unfinished" not in run("cache", "ls", "--cache-dir", tmp_path)[1]
-    (weights,) = tmp_path.rglob("model.safetensors")
-    weights.rename(weights.with_name("training.safetensors"))
-    assert run("cache", "ls", "--cache-dir", tmp_path)[1].endswith(", unfinished\n")
-
-
-def test_the_cache_of_the_environment_variable(
-    run: Run, dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path))
-    key = tiny(dataset).key
-    tiny(dataset).generate()
-    assert key in run("cache", "ls")[1]
-
-
-def test_a_cache_below_the_user_s_home(
-    run: Run, dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """`--cache-dir=~/mine`, which a shell leaves as it is."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    key = tiny(dataset, cache_dir="~/mine").generate().key
-    assert key in run("cache", "ls", "--cache-dir=~/mine")[1]
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def test_verifying_the_shards(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    none = "checked 0 shards and 0 files of weights: 0 damaged\n"
-    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, none)
-    augmented = tiny(dataset, cache_dir=tmp_path).generate()
-    number = augmented.storage.pipeline.plan.num_shards
-    checked = f"checked {number} shards and 1 files of weights: "
-    assert run("cache", "verify", "--cache-dir", tmp_path)[:2] == (0, f"{checked}0 damaged\n")
-    damaged = sorted(augmented.path.glob("shard-*"))[1]
-    flip_a_bit(damaged)
-    code, output, _ = run("cache", "verify", "--cache-dir", tmp_path)
-    assert code == 1
-    assert output == f"{augmented.key} shard 1 was damaged and has been set aside\n{checked}1 damaged\n"
-    assert not damaged.exists()
-    assert run("cache", "verify", "--cache-dir", tmp_path)[0] == 0
-    assert not tiny(dataset, cache_dir=tmp_path).is_complete
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors"])
-def test_verifying_the_weights(run: Run, dataset: minari.MinariDataset, tmp_path: Path, name: str) -> None:
-    tiny(dataset, cache_dir=tmp_path).fit()
-    (weights,) = tmp_path.rglob("model.safetensors")
-    weights = weights.rename(weights.with_name(name))
-    assert run("cache", "verify", "--cache-dir", tmp_path)[0] == 0
-    flip_a_bit(weights)
-    for _ in range(2):  # it stays where it is
-        code, output, _ = run("cache", "verify", "--cache-dir", tmp_path)
-        assert code == 1
-        first, last = output.splitlines()
-        assert first == f"{weights} is damaged (its checksum does not match); remove it to train again"
-        assert last == "checked 0 shards and 1 files of weights: 1 damaged"
-
-
-def test_clearing_the_cache(run: Run, dataset: minari.MinariDataset, tmp_path: Path) -> None:
-    augmented = tiny(dataset, cache_dir=tmp_path).generate()
-    (tmp_path / "notes.txt").write_text("mine")
-    code, output, errors = run("cache", "clear", "0" * 32, "--cache-dir", tmp_path)
-    assert (code, output) == (2, "")
-    assert errors == f"error: the cache has no key {'0' * 32}; `cache ls` lists those it has\n"
-    assert augmented.is_complete
-    assert run("cache", "clear", augmented.key, "--cache-dir", tmp_path)[:2] == (0, f"deleted {augmented.key}\n")
-    assert not augmented.path.exists()
-    (model,) = list_stores(tmp_path)
-    for arguments in ([], ["--all", model.key]):
-        code, output, errors = run("cache", "clear", *arguments, "--cache-dir", tmp_path)
-        assert (code, output) == (2, "")
-        assert errors.startswith(
-            "error: give the keys to delete, as `cache ls` lists them, or --all for everything in "
-        )
-        assert model.path.exists()
-    assert run("cache", "clear", "--all", "--cache-dir", tmp_path)[:2] == (0, f"deleted {model.key}\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_the_demo_writes_its_report(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
