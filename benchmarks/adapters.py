@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import gymnasium
 import numpy as np
 
 import gta_datasets
+from benchmarks.quiet import fit, import_d3rlpy
 from benchmarks.record import write_record
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.data.episodes import Episodes
@@ -105,17 +105,6 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def import_d3rlpy() -> Any:
-    """d3rlpy without what it says on import and in every constructor."""
-    import structlog
-
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import d3rlpy
-    return d3rlpy
-
-
 def seconds(work: Callable[[], object], number: int = 1) -> float:
     """How long one of `number` calls of `work` takes."""
     started = time.perf_counter()
@@ -157,16 +146,10 @@ def bench_d3rlpy(transitions: int, fit_steps: int) -> dict[str, Any]:
         lambda: stock.sample_trajectory_batch(64, 20), lambda: ours.sample_trajectory_batch(64, 20), calls=(40, 400)
     )
 
-    def fit(buffer: Any) -> None:
-        d3rlpy.algos.TD3PlusBCConfig(batch_size=256).create().fit(
-            buffer,
-            n_steps=fit_steps,
-            n_steps_per_epoch=fit_steps,
-            show_progress=False,
-            logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
-        )
+    def train(buffer: Any) -> None:
+        fit(d3rlpy.algos.TD3PlusBCConfig(batch_size=256).create(), buffer, fit_steps)
 
-    found["td3_bc_fit"] = compare(lambda: fit(stock), lambda: fit(ours), rounds=3)
+    found["td3_bc_fit"] = compare(lambda: train(stock), lambda: train(ours), rounds=3)
     return found
 
 

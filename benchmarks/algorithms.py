@@ -6,8 +6,8 @@ the GTA paper builds on. Where d3rlpy's default is the same value it is not repe
 learning rate of 8e-4), where here, as in GTA's copy of it, all have the values of the algorithm's file. CORL
 initialises CQL's networks orthogonally, which d3rlpy does not offer, its targets are of a drawn action, where d3rlpy
 takes the policy's mean, and it scales rewards of some locomotion datasets only, where here IQL scales those of all, as
-the GTA paper does. MCQ is neither in CORL nor in d3rlpy: `benchmarks.mcq` is ours, with its authors' sizes and rates,
-and one weight for all datasets, that of their example (0.9), where their paper chose one for each.
+the GTA paper does. MCQ is neither in CORL nor in d3rlpy: `benchmarks.mcq` is ours, with the sizes and rates of its
+authors' code, and one weight for all datasets, that of their example (0.9), where their paper chose one for each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.adapters import import_d3rlpy
+from benchmarks.quiet import import_d3rlpy
 from benchmarks.vectorised.iql import IQL
 from benchmarks.vectorised.learner import MakeLearner
 from benchmarks.vectorised.td3_bc import TD3BC
@@ -32,6 +32,7 @@ class Algorithm:
     config: Callable[[Any, str, int], Any]
     """d3rlpy's, of the source's buffer, the kind of task and the number of updates; without batches and scalers."""
     is_transformer: bool = False
+    is_steady: bool = False  # a longer run begins as a shorter one does
     rewards: Callable[[Any, str], Any] = lambda _source, _kind: None
     """d3rlpy's scaler of rewards, of the source's buffer and the kind of task; None leaves them as they are."""
     learner: Callable[[str, int], MakeLearner | None] = lambda _kind, _updates: None
@@ -77,26 +78,26 @@ def _iql_learner(kind: str, updates: int) -> MakeLearner | None:
     return partial(IQL, expectile=expectile, temperature=temperature, anneal=updates)
 
 
-def _cql(_source: Any, kind: str, _updates: int) -> Any:
-    """Three layers, weight 10 that is not adapted; for adroit weight 1."""
+def _cql(_source: Any, _kind: str, _updates: int) -> Any:
+    """Three layers, weight 10 that is not adapted."""
     d3rlpy = import_d3rlpy()
     encoder = d3rlpy.models.VectorEncoderFactory([256, 256, 256])
     return d3rlpy.algos.CQLConfig(
-        actor_learning_rate=1e-4 if kind == "adroit" else 3e-5,
-        temp_learning_rate=1e-4 if kind == "adroit" else 3e-5,
+        actor_learning_rate=3e-5,
+        temp_learning_rate=3e-5,
         alpha_learning_rate=0.0,
-        conservative_weight=1.0 if kind == "adroit" else 10.0,
+        conservative_weight=10.0,
         actor_encoder_factory=encoder,
         critic_encoder_factory=encoder,
     )
 
 
 def _mcq(_source: Any, _kind: str, _updates: int) -> Any:
-    """Networks of 400 units, a behaviour model of 750."""
+    """Networks of three layers of 400 units, a behaviour model of two of 750."""
     d3rlpy = import_d3rlpy()
     from benchmarks.mcq import MCQConfig
 
-    encoder = d3rlpy.models.VectorEncoderFactory([400, 400])
+    encoder = d3rlpy.models.VectorEncoderFactory([400, 400, 400])
     return MCQConfig(
         actor_encoder_factory=encoder,
         critic_encoder_factory=encoder,
@@ -131,9 +132,12 @@ def _in_thousands(_source: Any, _kind: str) -> Any:
 
 
 ALGORITHMS = {
-    "TD3BC": Algorithm(_td3_bc, learner=lambda _kind, _updates: TD3BC),
+    "TD3BC": Algorithm(_td3_bc, is_steady=True, learner=lambda _kind, _updates: TD3BC),
     "IQL": Algorithm(_iql, rewards=_iql_rewards, learner=_iql_learner),
+    "TD3BC-d3rlpy": Algorithm(_td3_bc),
+    "IQL-d3rlpy": Algorithm(_iql, rewards=_iql_rewards),
     "CQL": Algorithm(_cql),
     "MCQ": Algorithm(_mcq),
     "DT": Algorithm(_decision_transformer, is_transformer=True, rewards=_in_thousands),
 }
+"""By the names in the tables; those ending in `-d3rlpy` are what the stack is compared with."""

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import record
-from benchmarks.adapters import import_d3rlpy
+from benchmarks.quiet import fit, import_d3rlpy
 from gta_datasets.plots.drawing import GENERATED, SOURCE, TRUTH, new_figure
 
 if TYPE_CHECKING:
@@ -103,13 +103,7 @@ def gtp_samples(actions: Points, rewards: NDArray[np.float32], arguments: argpar
     data = d3rlpy.dataset.MDPDataset(
         np.zeros((len(actions), 1), np.float32), actions, rewards, np.ones(len(actions), np.float32)
     )
-    algorithm.fit(
-        data,
-        n_steps=arguments.updates,
-        n_steps_per_epoch=arguments.updates,
-        show_progress=False,
-        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
-    )
+    fit(algorithm, data, arguments.updates)
     state = np.zeros((SAMPLES, 1), np.float32)
     return {steps: algorithm.sample_action(state, steps=steps) for steps in STEPS}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["distributions", "draw_curves", "draw_ends", "learning_curves"]
+__all__ = ["distributions", "draw_curves", "learning_curves"]
 
 COLUMNS = 3
 
@@ -54,15 +54,6 @@ def draw_curves(axes: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) ->
     axes.xaxis.set_major_formatter(lambda number, _: f"{number / 1_000:g}k" if number >= 1_000 else f"{number:g}")
 
 
-def draw_ends(axes: Axes, found: Mapping[str, Sequence[float]]) -> None:
-    """Returns at the end, a row for every name, the first one lowest; a dot is a run, the line their mean."""
-    for place, values in enumerate(found.values()):
-        axes.plot(values, [place] * len(values), "o", color=colour_of(0), markersize=5, alpha=0.7)
-        axes.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=colour_of(1), linewidth=1.6)
-    axes.set(xlabel="mean return at the end", ylim=(-0.6, len(found) - 0.4))
-    axes.set_yticks(range(len(found)), list(found), fontsize=8)
-
-
 def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure | None:
     """Share of the runs that end above a score, on the datasets that all methods with any run have in common."""
     names = _names(experiment, algorithm, runs)
@@ -70,8 +61,16 @@ def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure 
     if not names or not tasks:
         return None
     scores = {
-        name: [score(line, task) for task in tasks for line in runs[algorithm, task.name, name]] for name in names
+        name: [
+            points
+            for task in tasks
+            for line in runs[algorithm, task.name, name]
+            if (points := score(line, task)) is not None
+        ]
+        for name in names
     }
+    if not all(scores.values()):
+        return None
     every = np.concatenate(list(scores.values()))
     margin = 0.05 * float(np.ptp(every)) or 1.0
     levels = np.linspace(every.min() - margin, every.max() + margin, 400)

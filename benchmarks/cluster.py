@@ -1,4 +1,4 @@
-"""Units on the machines of a Ray cluster: each has the repository and the data, and this one keeps the ledgers."""
+"""Units on the machines of a Ray cluster: each has the repository and the data, and this one keeps the ledger."""
 
 from __future__ import annotations
 
@@ -79,18 +79,18 @@ def _collect(running: dict[Any, tuple[Sequence[Unit], ExitStack]], order: Order)
         except ray.exceptions.RayError as error:
             print(f"a worker ended with {type(error).__name__}: {error}; its unit is still to do", file=sys.stderr)
             return
-        for name, lines in found.items():
-            ledger.extend(order.results / name, lines)
-        results = ledger.read_all(order.results).results
+        ledger.extend(order.results, found)
+        now = ledger.read_all(order.results)
         for unit in units:
-            if unit.is_answered_by(results.get(unit.id)):
+            if now.answer(unit):
                 checkpoint_of(unit, order.checkpoints).unlink(missing_ok=True)
 
 
-def _apart(units: Sequence[Unit], order: Order, seconds: float, command: list[str]) -> dict[str, str]:
-    """Do units on this machine, whichever it is; the lines that this adds, by ledger."""
+def _apart(units: Sequence[Unit], order: Order, seconds: float, command: list[str]) -> str:
+    """Do units on this machine, whichever it is; the lines that this adds."""
     sys.argv[1:] = command[1:]  # it is written down
     torch.set_num_threads(order.threads)
     with tempfile.TemporaryDirectory() as folder:
         do(units, replace(order, results=Path(folder), keeps_checkpoints=True), seconds)
-        return {path.name: path.read_text() for path in Path(folder).glob("*.jsonl")}
+        path = Path(folder) / ledger.RUNS
+        return path.read_text() if path.exists() else ""

@@ -14,14 +14,16 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import minari
 
 from benchmarks import record
-from benchmarks.adapters import DATASET, import_d3rlpy, make_source
+from benchmarks.adapters import DATASET, make_source
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.quiet import fit
 from benchmarks.units import Unit, units_of
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.stack import Stack
@@ -73,7 +75,8 @@ def _units() -> Iterator[Unit]:
 def _key(unit: Unit) -> str:
     """What the time of an update depends on."""
     trainer = "d3rlpy" if unit.learner is None else "stack"
-    return f"{unit.algorithm}, {trainer}, batch {unit.identity['batch_size']}"
+    name = (unit.algorithm or "").removesuffix("-d3rlpy")
+    return f"{name}, {trainer}, batch {unit.identity['batch_size']}"
 
 
 def _training(unit: Unit, source: minari.MinariDataset) -> Callable[[int], object]:
@@ -84,12 +87,7 @@ def _training(unit: Unit, source: minari.MinariDataset) -> Callable[[int], objec
         return Stack([Run(table, 0)], unit.learner, batch_size=batch_size).train
     updates = unit.identity["updates"]
     algorithm = known.create(buffer, unit.task.kind, updates=updates, batch_size=batch_size, device="cpu")
-    logger = import_d3rlpy().logging.NoopAdapterFactory()
-
-    def train(updates: int) -> None:
-        algorithm.fit(buffer, n_steps=updates, n_steps_per_epoch=updates, show_progress=False, logger_adapter=logger)
-
-    return train
+    return partial(fit, algorithm, buffer)
 
 
 def _seconds(train: Callable[[int], object], seconds: float) -> float:

@@ -38,7 +38,7 @@ def check_survives(checkpoint: Path) -> None:
         _note_of(checkpoint).unlink()
         raise WorkerError(
             f"{MOST} processes in a row died while they trained this and had not come to its next checkpoint, for want "
-            f"of memory or of time; a smaller --stack needs less of both, and --retry allows {MOST} more"
+            f"of memory or of time; fewer --workers or a smaller --stack need less, and --retry allows {MOST} more"
         )
 
 

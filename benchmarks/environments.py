@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -14,20 +15,32 @@ from numpy.typing import NDArray
 
 from benchmarks.vectorised.tables import Encode, encoder_of
 
-__all__ = ["evaluation_spec", "make_flat"]
+__all__ = ["evaluation_spec", "facts", "make_flat"]
 
 
 def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec:
     """The environment that the dataset names for evaluations, or else that of its data.
 
-    They may differ: a dataset may have been recorded with another limit of time, or with goals that move.
+    They may differ: a dataset may have been recorded with another limit of time, or with goals that move. Where ants
+    that reach the goal would go on and be paid for every step there, the episode ends instead, as D4RL's do.
     """
     if dataset.storage.metadata.get("eval_env_spec") is None:
         return dataset.env_spec
     env = dataset.recover_environment(eval_env=True)
     env.close()
     spec: EnvSpec = env.spec
+    if spec.id.startswith("AntMaze"):  # D4RL's score is the share of episodes that come to the goal, where they end
+        return replace(spec, kwargs={**spec.kwargs, "continuing_task": False})
     return spec
+
+
+def facts(source: minari.MinariDataset, data: Any) -> dict[str, Any]:
+    """What a result's line says of the data behind it, the source and all that were trained on or judged."""
+    return {
+        "environment": evaluation_spec(source).id,
+        "source": source.id,
+        "transitions": {"source": int(source.total_steps), "all": int(data.total_steps)},
+    }
 
 
 def make_flat(dataset: minari.MinariDataset, number: int) -> list[gymnasium.Env[Any, Any]]:

@@ -1,15 +1,27 @@
-"""The tables of the GTA paper as data: datasets, methods, algorithms and metric of each; and how much to spend."""
+"""The tables of the GTA paper, and some of ours, as data: datasets, methods, algorithms, metrics; how much to spend."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from benchmarks import quality
-from benchmarks.tasks import ADROIT, ANTMAZE, EXPERTS, GYM, GYM_MEDIUM, KITCHEN, MAZE2D, MIXED, SHARES, Task
+from benchmarks.quality import METRICS
+from benchmarks.tasks import (
+    ADROIT,
+    ANTMAZE,
+    EXPERTS,
+    GYM,
+    GYM_EXPERT,
+    GYM_MEDIUM,
+    KITCHEN,
+    MAZE2D,
+    MIXED,
+    SHARES,
+    Task,
+)
 
-__all__ = ["EXPERIMENTS", "SCALES", "Experiment", "Method", "Scale"]
+__all__ = ["EXPERIMENTS", "SCALES", "TABLES", "Experiment", "Method", "Scale", "experiments_of"]
 
 
 @dataclass(frozen=True)
@@ -121,15 +133,16 @@ class Method:
     settings: Mapping[str, Any] | None = field(default_factory=dict)  # of `augment`; None: the source alone
     real_fraction: float | None = None  # of every batch; None draws from all transitions alike
     batch_size: int | None = None  # instead of the scale's
+    preset: str | None = None  # instead of the scale's
+    copies_episodes: bool = False  # as many transitions as the source has are judged: of few episodes chance decides
     repeats_experts: bool = False  # of a mixture, until there are as many as others
-    variant: str | None = None  # the name under which `benchmarks.quality` measures it
     paper: str | None = None  # its name in the paper's numbers, if another
     paper_row: str | None = None  # the paper's row, if not the dataset
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table of the paper, or the part of one that measures one thing."""
+    """One table of the paper, or the part of one that measures one thing; or a question of ours."""
 
     name: str
     title: str
@@ -138,14 +151,16 @@ class Experiment:
     algorithms: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("d4rl_score",)
     table: str | None = None  # in the paper's numbers, if not the name
+    updates: int | None = None  # at most so many, where the scale has more; not of Decision Transformer
     kind: Literal["policy", "quality"] = "policy"
     tested: str = "GTA"  # the method that is tested against the others, if it is among them
+    average: str = "average"  # the paper's row of means over datasets
     skipped: str | None = None  # why it cannot be run
     note: str | None = None  # what else a reader has to know
 
 
 NONE = Method("None", None)
-S4RL = Method("S4RL", {"method": "s4rl"})
+S4RL = Method("S4RL", {"method": "s4rl"}, copies_episodes=True)
 # The authors train on what SynthER generates alone, and on four recorded parts to one stitched of DiffStitch.
 SYNTHER = Method("SynthER", {"method": "synther"}, real_fraction=0.0)
 DIFFSTITCH = Method("DiffStitch", {"method": "diffstitch"}, real_fraction=0.8)
@@ -155,7 +170,7 @@ FILTERED = Method("GTA, filtered", {"qualify": 0.03})
 IN_WINDOWS = {"1": 1, "16": 15, "32": 31, "64": 63, "128": 127}
 """Transitions of a window by the paper's rows."""
 HORIZONS = tuple(
-    Method(f"H={rows}", {"horizon": horizon}, variant=f"horizon {horizon}", paper="GTA", paper_row=f"H={rows}")
+    Method(f"H={rows}", {"horizon": horizon}, paper="GTA", paper_row=f"H={rows}")
     for rows, horizon in IN_WINDOWS.items()
 )
 LEVELS = tuple(
@@ -163,24 +178,15 @@ LEVELS = tuple(
     for mu in (0.1, 0.25, 0.5, 0.75, 1.0)
     for alpha in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
 )
-GRID = (
-    Method("S4RL", quality.METHODS["s4rl"], variant="s4rl"),
-    Method("SynthER", quality.METHODS["synther"], variant="synther"),
-)
-JUDGED = (
-    *GRID,
-    Method("DiffStitch", quality.METHODS["diffstitch"], variant="diffstitch"),
-    Method("GTA", quality.METHODS["gta"], variant="gta"),
-)
-CONDITIONS = (
-    Method("fixed", quality.METHODS["gta fixed"], variant="gta fixed"),
-    Method("unconditioned", quality.METHODS["gta unconditioned"], variant="gta unconditioned"),
-    Method("amplified", quality.METHODS["gta"], variant="gta"),
-)
-INPAINTED = Method("reward inpainting", {"condition": "rewards"}, variant="gta reward inpainting")
-REWEIGHTED = Method("GTA reweighted", {"reweighting": "dense"}, variant="gta reweighted")
+JUDGED = (S4RL, SYNTHER, DIFFSTITCH, GTA)
+FIXED = Method("fixed", {"condition": "fixed"})
+CONDITIONS = (FIXED, Method("unconditioned", {"condition": "none"}), Method("amplified"))
+INPAINTED = Method("reward inpainting", {"condition": "rewards"})
+REWEIGHTED = Method("GTA reweighted", {"reweighting": "dense"})
 UNIFORM = Method("GTA uniform", {"reweighting": "none"})
+RELABELLED = Method("GTA relabelled", {"relabel": True}, paper="reward proxy")
 HALFCHEETAH = GYM[:1]
+OURS = "Not in the paper."
 
 
 NOVELTY = (
@@ -208,7 +214,12 @@ EXPERIMENTS = {
             note="DiffStitch and the filter are not in the paper's table. Table 20 is the tests of this one.",
         ),
         Experiment("1-maze", "Mazes", (*MAZE2D, *ANTMAZE), (NONE, S4RL, SYNTHER, GTA), ("IQL",)),
-        Experiment("2", "Adroit and kitchen", (*ADROIT, *KITCHEN), (NONE, S4RL, SYNTHER, GTA), ("IQL",)),
+        Experiment(
+            "2-adroit", "Adroit", ADROIT, (NONE, S4RL, SYNTHER, GTA), ("IQL",), table="2", average="adroit-average"
+        ),
+        Experiment(
+            "2-kitchen", "Kitchen", KITCHEN, (NONE, S4RL, SYNTHER, GTA), ("IQL",), table="2", average="kitchen-average"
+        ),
         Experiment("3", "Pixels", skipped="neither the library takes images nor has d3rlpy 2.8 DrQ+BC"),
         Experiment(
             "4",
@@ -233,7 +244,9 @@ EXPERIMENTS = {
             note="The paper's two settings have lost their headers, so that none of its columns stands beside ours.",
         ),
         Experiment("10", "Length of windows: policies", HALFCHEETAH, HORIZONS, ("TD3BC",)),
-        _quality("10-quality", "Length of windows: dynamics", HALFCHEETAH, HORIZONS, "dynamic_mse_x1e-2"),
+        _quality(
+            "10-quality", "Length of windows: quality", HALFCHEETAH, HORIZONS, "dynamic_mse_x1e-2", "oracle_reward"
+        ),
         Experiment(
             "11-mixed",
             "Few experts among many others",
@@ -253,7 +266,7 @@ EXPERIMENTS = {
             "15-quality",
             "Reweighting: rewards",
             GYM_MEDIUM[1:],
-            (REWEIGHTED, replace(UNIFORM, variant="gta")),
+            (REWEIGHTED, UNIFORM),
             "oracle_reward",
         ),
         Experiment("16", "Returns or rewards as condition: policies", GYM_MEDIUM, (GTA, INPAINTED), ("TD3BC",)),
@@ -261,7 +274,7 @@ EXPERIMENTS = {
             "17",
             "Returns or rewards as condition: quality",
             HALFCHEETAH,
-            (Method("GTA", {}, variant="gta"), INPAINTED),
+            (GTA, INPAINTED),
             "dynamic_mse_x1e-2",
             "oracle_reward",
         ),
@@ -269,7 +282,7 @@ EXPERIMENTS = {
             "18",
             "Rewards from a model of them",
             HALFCHEETAH,
-            (Method("GTA relabelled", {"relabel": True}, paper="reward proxy"), GTA),
+            (RELABELLED, GTA),
             ("TD3BC",),
             tested="GTA relabelled",
         ),
@@ -308,6 +321,64 @@ EXPERIMENTS = {
             ("TD3BC",),
             note="The paper's six columns have lost their headers (amplifications), so that none stands beside ours.",
         ),
+        _quality(
+            "29-quality", "Levels of noise and of amplification: quality", HALFCHEETAH, LEVELS, *METRICS, note=OURS
+        ),
+        _quality(
+            "conditions",
+            "What the condition is, on all datasets",
+            (*GYM, *GYM_EXPERT),
+            (*JUDGED, REWEIGHTED, *CONDITIONS[:2], Method("unlimited", {"return_limit": 0.0})),
+            *METRICS,
+            note=OURS,
+        ),
+        _quality(
+            "settings",
+            "Rewards, and levels found from the data",
+            GYM[:2],
+            (GTA, INPAINTED, RELABELLED, Method("levels from the data", {"alpha": "auto", "mu": "auto"})),
+            *METRICS,
+            note=OURS,
+        ),
+        Experiment(
+            "factors",
+            "What matters for policies",
+            GYM_MEDIUM,
+            (
+                NONE,
+                GTA,
+                FILTERED,
+                replace(FIXED, name="GTA, fixed"),
+                Method("GTA, alpha 1.1", {"alpha": 1.1}),
+                Method("GTA, mu 0.25", {"mu": 0.25}),
+                Method("GTA, mu 0.75", {"mu": 0.75}),
+                Method("GTA, 4 of 5 real", real_fraction=0.8),
+                Method("GTA, ends covered", {"coverage": "transitions"}),
+                Method("GTA, shortly trained", preset="demo"),
+                replace(NONE, name="None, batch 1024", batch_size=1_024),
+                Method("GTA, batch 1024", batch_size=1_024),
+            ),
+            ("TD3BC",),
+            note=OURS,
+        ),
+        Experiment(
+            "trainers",
+            "The stack and d3rlpy's own training",
+            HALFCHEETAH,
+            (NONE,),
+            ("TD3BC", "TD3BC-d3rlpy", "IQL", "IQL-d3rlpy"),
+            updates=60_000,
+            note=OURS,
+        ),
     )
 }
-"""By name: the paper's number of the table, and the part of it."""
+"""By name: the paper's number of the table and the part of it, or a word."""
+
+TABLES = tuple(dict.fromkeys(part for name in EXPERIMENTS for part in (name.partition("-")[0], name)))
+"""What may be asked for: the paper's tables, all parts of one together, parts, and ours."""
+
+
+def experiments_of(tables: Iterable[str] | None) -> list[Experiment]:
+    """Of the tables asked for, by name; all if none is."""
+    asked = set(tables or EXPERIMENTS)
+    return [each for name, each in EXPERIMENTS.items() if {name, name.partition("-")[0]} & asked]

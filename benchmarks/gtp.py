@@ -5,9 +5,9 @@ python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --data gta
 python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --variant gtp --no-score-targets
 python -m benchmarks.gtp --dataset sim/hopper/medium-v0 --show
 
-Every run adds one line to `results/gtp.jsonl`; a run that is there already is not done again. TD3+BC and IQL on the
-same data are runs of `benchmarks.policies`. `--show` trains nothing: it prints and draws what all runs of as many
-updates on a dataset say, `gtp-<dataset>.png`.
+Every run adds one line to `results/gtp.jsonl`; a run that is there already is not done again. `--show`
+trains nothing: it prints and draws what all runs of as many updates on a dataset say, `gtp-<dataset>.png`. TD3+BC and
+IQL on the same data are units of `benchmarks.run`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import numpy as np
 
 import gta_datasets
 from benchmarks import record
-from benchmarks.adapters import import_d3rlpy
 from benchmarks.environments import make_flat
 from benchmarks.episodes import Act, episode_returns, evaluation_seeds, summary
 from benchmarks.gtp_table import picture, table, ways
+from benchmarks.quiet import fit, import_d3rlpy
 from gta_datasets.adapters import to_d3rlpy
 
 __all__ = ["act_seconds", "main"]
@@ -123,13 +123,7 @@ def run(unit: dict[str, Any]) -> dict[str, Any]:
     config.batch_size, config.observation_scaler = unit["batch_size"], to_d3rlpy(source).observation_scaler()
     algorithm = config.create()
     started = time.perf_counter()
-    losses = algorithm.fit(
-        buffer,
-        n_steps=unit["updates"],
-        n_steps_per_epoch=unit["updates"],
-        show_progress=False,
-        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
-    )
+    losses = fit(algorithm, buffer, unit["updates"])
     seconds = time.perf_counter() - started
     return {
         "seconds": round(seconds, 1),

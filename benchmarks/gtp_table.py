@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import markdown
 from benchmarks.statistics import deviation, spread
 from gta_datasets.plots.comparison import colour_of, line_of, marker_of
 from gta_datasets.plots.drawing import PALETTE, legend, new_figure
@@ -66,21 +67,20 @@ def ways(lines: Iterable[Mapping[str, Any]], dataset: str, updates: int) -> list
 
 def table(found: Sequence[Way]) -> str:
     """A row of Markdown for every way."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    for way in found:
-        rows.append(
-            (
-                way.policy,
-                "-" if way.temperature is None else f"{way.temperature:g}",
-                str(way.samples),
-                "-" if way.steps is None else str(way.steps),
-                str(len(way.returns)),
-                spread(way.returns, 0),
-                f"{min(way.returns):,.0f}",
-                f"{way.milliseconds:.2f}",
-            )
+    rows = [
+        (
+            way.policy,
+            "-" if way.temperature is None else f"{way.temperature:g}",
+            str(way.samples),
+            "-" if way.steps is None else str(way.steps),
+            str(len(way.returns)),
+            spread(way.returns, 0),
+            f"{min(way.returns):,.0f}",
+            f"{way.milliseconds:.2f}",
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        for way in found
+    ]
+    return markdown.table(COLUMNS, rows)
 
 
 def picture(found: Sequence[Way]) -> Figure:

@@ -1,6 +1,7 @@
-"""Ledgers of the tables: one JSON line per unit, from whichever command.
+"""The ledger of the tables: a JSON line per unit.
 
-A line is {"unit": its identity, "returns": {updates: {"mean", "std"}}, ...} or {"unit": ..., "error": traceback}.
+A line is {"unit": its identity, "returns": {updates: {"mean", "std"}}, ...}, {"unit": ..., "quality": scores, ...} of
+data that were judged, or {"unit": ..., "error": traceback}.
 """
 
 from __future__ import annotations
@@ -8,76 +9,77 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import policies, record
+from benchmarks import record
 from benchmarks.record import Line
 from benchmarks.units import Unit, unit_id
 
-__all__ = ["JUDGED", "POLICIES", "RUNS", "Found", "extend", "ledger_of", "read_all"]
+__all__ = ["RUNS", "Found", "extend", "read_all"]
 
-RUNS, JUDGED, POLICIES = "runs.jsonl", "quality.jsonl", "policies.jsonl"
+RUNS = "runs.jsonl"
 
 
 class Found(NamedTuple):
-    """What the ledgers of a folder say."""
+    """What the ledger of a folder says."""
 
-    results: dict[str, Line]  # the latest line by id of the unit
-    failures: dict[str, list[Line]]  # by id, since the last result if there is one
+    lines: dict[str, list[Line]]  # by id of the unit, as they were written one after the other
     problems: list[str]  # one sentence per line that could not be read
 
+    @property
+    def results(self) -> dict[str, Line]:
+        """The latest line by id of all units that have a result, made with whichever defaults."""
+        found = {key: [line for line in lines if "error" not in line] for key, lines in self.lines.items()}
+        return {key: lines[-1] for key, lines in found.items() if lines}
 
-def ledger_of(unit: Unit, results: Path) -> Path:
-    """Where the line of a unit goes."""
-    return results / (JUDGED if unit.algorithm is None else RUNS)
+    def answer(self, unit: Unit) -> Line | None:
+        """The latest result of the unit whose data were made with what its settings mean today.
+
+        Of a longer run it is the beginning.
+        """
+        lines = reversed(self.lines.get(unit.id, []))
+        found = next((line for line in lines if "error" not in line and unit.is_answered_by(line)), None)
+        return found or self._beginning(unit)
+
+    def _beginning(self, unit: Unit) -> Line | None:
+        """Of a longer run that has an evaluation where this unit ends."""
+        line = None if unit.longer is None else self.answer(unit.longer)
+        last = unit.identity.get("updates", 0)
+        if line is None or str(last) not in line["returns"]:
+            return None
+        return line | {
+            "returns": {updates: score for updates, score in line["returns"].items() if int(updates) <= last}
+        }
+
+    def failures(self, unit: Unit) -> list[Line]:
+        """Of the unit since its last result, if there is one; none if it is answered."""
+        lines = self.lines.get(unit.id, [])
+        last = max((place for place, line in enumerate(lines) if "error" not in line), default=-1)
+        return [] if self.answer(unit) else lines[last + 1 :]
 
 
-def extend(ledger: Path, lines: str) -> None:
+def extend(results: Path, lines: str) -> None:
     """Add lines that were written elsewhere."""
-    with record.ready(ledger), ledger.open("a") as file:
+    path = results / RUNS
+    with record.ready(path), path.open("a") as file:
         file.write(lines)
 
 
 def read_all(results: Path) -> Found:
-    """What was measured so far, by whichever command."""
-    found = Found({}, {}, [])
-    for name in (POLICIES, RUNS, JUDGED):  # failures of judged data are among the runs
-        lines, problems = record.read(results / name, _of_policies if name == POLICIES else _checked)
-        found.problems.extend(problems)
-        for line in lines:
-            key = unit_id(line["unit"])
-            if "error" in line:
-                found.failures.setdefault(key, []).append(line)
-            else:
-                found.results[key] = line
-                found.failures.pop(key, None)  # it was tried again
-    return found
+    """What was measured so far."""
+    found: dict[str, list[Line]] = {}
+    lines, problems = record.read(results / RUNS, _checked)
+    for line in lines:
+        found.setdefault(unit_id(line["unit"]), []).append(line)
+    return Found(found, problems)
 
 
 def _checked(line: Line) -> Line:
     """The line, if it has a result or an error; KeyError, TypeError or ValueError if not."""
     if "quality" in line:
-        line["quality"]["generated"].keys()
+        for sample in ("generated", "source"):
+            line["quality"][sample].keys()
+        int(line["quality"]["checked_windows"])
     elif "error" not in line:
         for update, score in line["returns"].items():
             float(int(update) + score["mean"])
         max(line["returns"])
     return line
-
-
-def _of_policies(line: Line) -> Line:
-    """A line of `benchmarks.policies` as one of ours; another engine than the runner's makes it no unit of a table."""
-    unit, stacked = _checked(line)["unit"], line["unit"]["engine"] == "vectorised"
-    settings = policies.VARIANTS.get(unit["variant"], {"unknown variant": unit["variant"]})
-    generated = settings is not None
-    identity = {
-        "dataset": unit["dataset"],
-        "share": 1.0,
-        "settings": settings,
-        "preset": unit["preset"] if generated else None,
-        "num_transitions": unit["num_transitions"] if generated else None,
-        "real_fraction": unit["real_fraction"],
-        # Its IQL has a constant learning rate, where the tables' is annealed: another algorithm to them.
-        "algorithm": {"td3_bc": "TD3BC", "iql": "IQL, constant rate"}[unit.get("algorithm", "td3_bc")],
-        **{name: unit[name] for name in ("updates", "batch_size", "episodes", "seed")},
-        **({} if stacked else {"engine": unit["engine"]}),
-    }
-    return {**line, "unit": identity, "trainer": "stack" if stacked else unit["engine"]}

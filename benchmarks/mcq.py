@@ -1,10 +1,13 @@
 """Mildly conservative Q-learning (Lyu et al. 2022, arXiv 2206.04745) as an algorithm of d3rlpy, which has none.
 
-Soft actor-critic whose critics also learn what the policy's own actions are worth: the best of the actions
-that a model of the data's behaviour draws in the same state. Follows the paper's algorithm 1; like the authors' code,
-it draws as many actions of the policy as of the model, both in the states of a batch and in those that follow them. As
-in the paper's equation, and as in that code for some tasks only, values below the pseudo target are drawn up to it too.
-Their code also draws the behaviour model's latent variables from within half a standard deviation, as d3rlpy's does.
+Soft actor-critic whose critics also learn what the policy's own actions are worth: the best of the actions that a model
+of the data's behaviour draws in the same state. Follows the paper's algorithm 1; like the authors' code
+(https://github.com/dmksjfl/MCQ, revision 1f27c77), it draws as many actions of the policy as of the model, both in the
+states of a batch and in those that follow them, and the behaviour model's latent variables from within half a standard
+deviation, as d3rlpy does. As in the paper's equation, values below the pseudo target are drawn up to it too, which that
+code does for some tasks only; for hopper-medium, medium-expert, the experts and some mazes it lowers values alone, and
+for some of them towards the target less 5. It also draws other actions for each critic, where here both share them,
+learns from observations as they are, where the tables standardise them, and steps the temperature before the critics.
 """
 
 from __future__ import annotations

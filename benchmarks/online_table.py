@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks import markdown
 from benchmarks.charts import draw_curves
 from benchmarks.statistics import spread, welch
 from gta_datasets.plots.drawing import legend, new_figure
@@ -40,7 +41,7 @@ def table(found: Mapping[str, Sequence[Line]], target: float) -> str:
     """
     against = next((name for name in BASELINES if found.get(name)), BASELINES[-1])
     baseline = [_mean_return(line) for line in found.get(against, ())]
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
+    rows = []
     for variant, lines in found.items():
         if not lines:
             continue
@@ -63,7 +64,7 @@ def table(found: Mapping[str, Sequence[Line]], target: float) -> str:
                 ),
             )
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown.table(COLUMNS, rows)
 
 
 def picture(found: Mapping[str, Sequence[Line]], target: float) -> Figure:

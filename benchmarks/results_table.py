@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.experiments import Experiment, Method, Scale
-from benchmarks.quality_tables import METRICS, PAPER, source_of
+from benchmarks.ledger import Found
+from benchmarks.quality import METRICS, source_of
 from benchmarks.record import Line
 from benchmarks.statistics import Summary, summarise, welch
 from benchmarks.tasks import Task
 from benchmarks.units import units_of
 
-__all__ = ["Grid", "Row", "Runs", "mixtures", "policy_grid", "quality_grid", "runs_of", "score"]
+__all__ = ["PAPER", "Grid", "Row", "Runs", "grid_of", "mixtures", "score"]
 
 Runs = dict[tuple[str | None, str, str], list[Line]]
 """Lines by algorithm, task and method, in the order of seeds."""
 
+PAPER = Path(__file__).parent / "paper" / "gta_tables.csv"
 NOVELTY = METRICS["novelty_state_action"]
 EVERY = "mean of all"
+FEW = 500
+"""Windows of a judged sample; a cell of fewer says so."""
 VERSIONS = ("gta-datasets", "torch", "d3rlpy", "gymnasium", "mujoco", "minari")
 
 
@@ -36,28 +41,44 @@ class Row(NamedTuple):
 
 @dataclass
 class Grid:
-    """A table."""
+    """A table, and what it was made from."""
 
     experiment: Experiment
+    runs: Runs
     columns: list[str]
     rows: list[Row]
     missing: int
     total: int
     failed: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
-def runs_of(experiment: Experiment, scale: Scale, results: dict[str, Line]) -> Runs:
-    """What was measured of an experiment."""
+def grid_of(experiment: Experiment, scale: Scale, found: Found) -> Grid:
+    """The table of what was measured of an experiment."""
     runs: Runs = {}
-    for unit in units_of([experiment], scale):
-        line = results.get(unit.id)
-        if line is not None and unit.is_answered_by(line):
+    units = list(units_of([experiment], scale))
+    answers = [found.answer(unit) for unit in units]
+    for unit, line in zip(units, answers, strict=True):
+        if line is not None:
             runs.setdefault((unit.algorithm, unit.task.name, unit.method.name), []).append(line)
-    return runs
+    columns, rows = (_quality if experiment.kind == "quality" else _policies)(experiment, runs)
+    sizes = {(unit.identity["updates"], unit.identity["batch_size"]) for unit in units if unit.algorithm is not None}
+    others = sorted(sizes - {(scale.updates, scale.batch_size)})
+    notes = [f"{updates:,} updates of batch {batch_size:,}." for updates, batch_size in others]
+    notes += [experiment.note] if experiment.note else []
+    return Grid(
+        experiment,
+        runs,
+        columns,
+        rows,
+        missing=answers.count(None),
+        total=len(units),
+        failed=sum(bool(found.failures(unit)) for unit in units),
+        notes=notes + _without_score(experiment, runs) + mixtures([line for lines in runs.values() for line in lines]),
+    )
 
 
-def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iterable[str]) -> Grid:
+def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]:
     """Scores of policies: a row per algorithm and dataset, a column per method and per test of the one that counts."""
     hero = next((method for method in experiment.methods if method.name == experiment.tested), None)
     others = [method for method in experiment.methods if hero is not None and method is not hero]
@@ -65,7 +86,9 @@ def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iter
     for algorithm in experiment.algorithms:
         found = {
             (task.name, method.name): {
-                line["unit"]["seed"]: score(line, task) for line in runs.get((algorithm, task.name, method.name), [])
+                line["unit"]["seed"]: points
+                for line in runs.get((algorithm, task.name, method.name), [])
+                if (points := score(line, task)) is not None
             }
             for task in experiment.tasks
             for method in experiment.methods
@@ -75,7 +98,7 @@ def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iter
                 method.name: _of_common_seeds([found[name, method.name] for name in names])
                 for method in experiment.methods
             }
-            shown = names[0] if len(names) == 1 else "average" if len(names) == len(experiment.tasks) else None
+            shown = names[0] if len(names) == 1 else experiment.average if len(names) == len(experiment.tasks) else None
             cells = [
                 _cell(samples[each.name], _paper(experiment, algorithm, each, shown, "d4rl_score"))
                 for each in experiment.methods
@@ -83,16 +106,17 @@ def policy_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iter
             cells += [_test(samples[hero.name], samples[other.name]) for other in others if hero is not None]
             rows.append(Row(label, algorithm, cells))
         averages = [
-            _paper_part(_paper(experiment, algorithm, each, "average", "d4rl_score"), 1) for each in experiment.methods
+            _paper_part(_paper(experiment, algorithm, each, experiment.average, "d4rl_score"), 1)
+            for each in experiment.methods
         ]
-        if any(averages) and rows[-1].label != EVERY:
+        if any(averages) and rows[-1].label not in (EVERY, experiment.tasks[0].name):
             rows.append(Row(EVERY, algorithm, averages + [()] * len(others)))
     columns = [method.name for method in experiment.methods]
     columns += [f"p: {hero.name} against {other.name}" for other in others if hero is not None]
-    return _grid(experiment, scale, runs, failures, columns, rows)
+    return columns, rows
 
 
-def quality_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Iterable[str]) -> Grid:
+def _quality(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]:
     """What generated data are like: a row per metric and dataset, a column for the source and for every method."""
     source = Method("source", None, paper="None")
     rows = []
@@ -108,20 +132,42 @@ def quality_grid(experiment: Experiment, scale: Scale, runs: Runs, failures: Ite
             for method in (source, *experiment.methods):
                 found = scores.get(method.name)
                 number = None if found is None else value(found)
-                ours = () if number is None else (f"{number:.2f}",)
+                windows = _of_few(lines.get(method.name))
+                ours = () if number is None else (f"{number:.2f}{windows}",)
                 cells.append((*ours, *_paper_part(_paper(experiment, "-", method, task.name, metric), 2)))
             rows.append(Row(task.name, title, cells))
-    return _grid(experiment, scale, runs, failures, [source.name, *(m.name for m in experiment.methods)], rows)
+    return [source.name, *(method.name for method in experiment.methods)], rows
 
 
-def score(line: Line, task: Task) -> float:
-    """The last evaluation of a run, normalised where references are known."""
+def _of_few(line: Line | None) -> str:
+    """How many windows were judged, if they were few; transitions of one window are much alike."""
+    windows = FEW if line is None else line["quality"]["checked_windows"]
+    return "" if windows >= FEW else f" ({windows} windows)"
+
+
+def score(line: Line, task: Task) -> float | None:
+    """The last evaluation of a run, normalised; None where no references are known."""
     last = max(line["returns"], key=int)
     if task.reference is None:
-        normalised = line.get("normalised", {}).get(last)
-        return float(line["returns"][last]["mean"] if normalised is None else normalised)
+        found: float | None = line.get("normalised", {}).get(last)
+        return found
     low, high = task.reference
     return float(100 * (line["returns"][last]["mean"] - low) / (high - low))
+
+
+def _without_score(experiment: Experiment, runs: Runs) -> list[str]:
+    """A sentence for every dataset with runs that have no score."""
+    counts = Counter(
+        task.name
+        for task in experiment.tasks
+        for (_, name, _), lines in runs.items()
+        for line in lines
+        if name == task.name and "returns" in line and score(line, task) is None
+    )
+    return [
+        f"{number} runs on {name} are left out: no returns are known for scores 0 and 100."
+        for name, number in counts.items()
+    ]
 
 
 def _together(
@@ -130,7 +176,7 @@ def _together(
     """The datasets on which all methods with any run have some, if there are several of both, and what to call them."""
     methods = {method for (_, method), scores in found.items() if scores}
     names = tuple(task.name for task in experiment.tasks if all(found[task.name, method] for method in methods))
-    if len(methods) < 2 or len(names) < 2:
+    if len(methods) < 2 or len({task.dataset for task in experiment.tasks if task.name in names}) < 2:
         return []
     return [(names, EVERY if len(names) == len(experiment.tasks) else f"mean of {' and '.join(names)}")]
 
@@ -162,17 +208,6 @@ def _paper_part(paper: tuple[float, float | None] | None, digits: int) -> tuple[
         return ()
     spread = "" if paper[1] is None else f" ± {paper[1]:.{digits}f}"
     return (f"paper {paper[0]:.{digits}f}{spread}",)
-
-
-def _grid(
-    experiment: Experiment, scale: Scale, runs: Runs, failures: Iterable[str], columns: list[str], rows: list[Row]
-) -> Grid:
-    lines = [line for found in runs.values() for line in found]
-    ids = [unit.id for unit in units_of([experiment], scale)]
-    missing = len(ids) - len(lines)
-    notes = [experiment.note] if experiment.note else []
-    failed = len(set(ids) & set(failures))
-    return Grid(experiment, columns, rows, missing, len(ids), failed, notes + mixtures(lines))
 
 
 def mixtures(lines: Sequence[Line]) -> list[str]:

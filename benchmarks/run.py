@@ -1,12 +1,12 @@
-"""Runs the tables of the GTA paper, as much of them as the time allows, and goes on where the last run ended.
+"""Runs the tables, as much of them as the time allows, and goes on where the last run ended.
 
 python -m benchmarks.run --table 1 --scale cpu --budget 90m
 python -m benchmarks.run --table 1 --scale gpu --algorithm TD3BC --dataset sim/hopper/medium-v0 --method GTA
 python -m benchmarks.run --list                      # what there is to run, and what is missing
 
-Every finished unit (dataset, method, algorithm, seed, scale) adds a line to `results/runs.jsonl`, every judged dataset
-to `results/quality.jsonl`; what is there already is not done again. A unit that crashes adds its traceback and is left
-alone until `--retry`. `python -m benchmarks.tables` shows the results.
+Every finished unit (dataset, method, algorithm, seed, scale) adds a line to `results/runs.jsonl`; what is there already
+is not done again. A unit that crashes adds its traceback and is left alone until `--retry`.
+`python -m benchmarks.tables` shows the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from benchmarks import ledger, record
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.cluster import connected, require_ray, work_by_ray
-from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment
+from benchmarks.experiments import SCALES, TABLES, experiments_of
 from benchmarks.units import Unit, units_of
 from benchmarks.work import Order, work
 from gta_datasets.augment import cache_root
@@ -40,11 +40,14 @@ SECONDS = {"s": 1, "m": 60, "h": 3_600}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what is missing; the number of units that failed now."""
-    options = _parser().parse_args(arguments)
+    """Do what is missing; the number of units that failed now, and of processes that died."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.backend == "ray":
         require_ray()  # now, and not after the first look at the data
     units = select(options)
+    if not units:
+        parser.error("no unit of these tables has that dataset, method and algorithm; --list shows all there are")
     if options.list:
         _list(units, options)
         return 0
@@ -54,13 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     possible = [unit for unit in units if unit.obstacle is None]
     for obstacle, count in Counter(unit.obstacle for unit in units if unit.obstacle is not None).items():
         print(f"skipped {count}: {obstacle}")
+    dead = 0
     if options.backend == "ray":
         with connected(options.workers) as (gpu, cores):
             work_by_ray(_order(possible, options, found, gpu, cores), options.workers)
     else:
         order = _order(possible, options, found, torch.cuda.is_available(), torch.get_num_threads() // options.workers)
-        _run(order, options.workers)
-    return _report(possible, found, ledger.read_all(options.results))
+        dead = _run(order, options.workers)
+    return dead + _report(possible, found, ledger.read_all(options.results))
 
 
 def _order(
@@ -71,7 +75,7 @@ def _order(
         units=possible,
         results=options.results,
         checkpoints=cache_root() / "benchmarks" / record.digest_of(options.results),
-        failures_allowed={key: len(lines) for key, lines in found.failures.items()} if options.retry else {},
+        failures_allowed={unit.id: len(found.failures(unit)) for unit in possible} if options.retry else {},
         deadline=None if options.budget is None else time.time() + options.budget,
         stack=options.stack or (ON_GPU if gpu else 1),
         threads=max(1, threads),
@@ -81,7 +85,7 @@ def _order(
 
 def select(options: argparse.Namespace) -> list[Unit]:
     """The units asked for; what two tables share, once."""
-    experiments = _experiments(options.table)
+    experiments = experiments_of(options.table)
     for experiment in experiments:
         if experiment.skipped is not None:
             print(f"skipped table {experiment.name}: {experiment.skipped}")
@@ -105,17 +109,21 @@ def budget(text: str) -> float:
     return float(found[1]) * SECONDS[found[2]]
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tables = sorted({name.partition("-")[0] for name in EXPERIMENTS} | set(EXPERIMENTS), key=_by_number)
-    parser.add_argument(
-        "--table", action="append", choices=tables, metavar="NUMBER", help="only these; may be repeated"
-    )
+    parser.add_argument("--table", action="append", choices=TABLES, metavar="NAME", help="only these; may be repeated")
     parser.add_argument("--scale", choices=SCALES, default="cpu")
     parser.add_argument("--dataset", action="append", help="only these; may be repeated")
     parser.add_argument("--method", action="append", help="only these columns of the tables; may be repeated")
     parser.add_argument("--algorithm", action="append", choices=(*ALGORITHMS, "quality"), help="only these")
-    parser.add_argument("--workers", type=int, default=1, help="processes; on one machine they share the threads")
+    parser.add_argument("--workers", type=positive, default=1, help="processes; on one machine they share the threads")
     parser.add_argument(
         "--backend", choices=("process", "ray"), default="process", help="where they run: here, or on a Ray cluster"
     )
@@ -126,41 +134,34 @@ def _parser() -> argparse.ArgumentParser:
         "algorithms nothing is started that is not expected to end by then",
     )
     parser.add_argument(
-        "--stack", type=int, help=f"runs of TD3+BC or IQL trained at once (default: {ON_GPU} on a GPU, else 1)"
+        "--stack", type=positive, help=f"runs of TD3+BC or IQL trained at once (default: {ON_GPU} on a GPU, else 1)"
     )
     parser.add_argument("--retry", action="store_true", help="try again what has failed")
     parser.add_argument("--list", action="store_true", help="run nothing, list the units")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledgers")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledger")
     return parser
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    number, _, part = name.partition("-")
-    return int(number), part
-
-
-def _experiments(tables: Iterable[str] | None) -> list[Experiment]:
-    asked = set(tables or EXPERIMENTS)
-    return [each for name, each in EXPERIMENTS.items() if name in asked or name.partition("-")[0] in asked]
 
 
 def _list(units: Iterable[Unit], options: argparse.Namespace) -> None:
     found = ledger.read_all(options.results)
     for unit in units:
-        if unit.is_answered_by(found.results.get(unit.id)):
+        if found.answer(unit):
             state = "done"
-        elif unit.id in found.failures:
+        elif found.failures(unit):
             state = "failed"
         else:
             state = "missing" if unit.obstacle is None else "no data"
         print(f"{state:8}{unit.id:60}table {unit.experiment.name}, {unit.task.name}, {unit.method.name}")
 
 
-def _run(order: Order, workers: int) -> None:
-    """Work here, or in some processes that choose among the same units, each on one of the GPUs if there are any."""
+def _run(order: Order, workers: int) -> int:
+    """Work here, or in some processes that choose among the same units, each on one of the GPUs if there are any.
+
+    How many of these died.
+    """
     if workers == 1:
         work(order)
-        return
+        return 0
     context = multiprocessing.get_context("spawn")
     gpus = max(1, torch.cuda.device_count())
     orders = [replace(order, device=order.device.replace(":0", f":{number % gpus}")) for number in range(workers)]
@@ -171,20 +172,18 @@ def _run(order: Order, workers: int) -> None:
         process.join()
         if process.exitcode != 0:
             print(f"a worker ended with exit code {process.exitcode}; its unit is still to do", file=sys.stderr)
+    return sum(process.exitcode != 0 for process in processes)
 
 
 def _report(units: Sequence[Unit], before: ledger.Found, after: ledger.Found) -> int:
-    done = [unit for unit in units if unit.is_answered_by(after.results.get(unit.id))]
-    old = sum(unit.is_answered_by(before.results.get(unit.id)) for unit in units)
-    failures = {unit.id: after.failures.get(unit.id, []) for unit in units if unit not in done}
-    new_failures = [key for key, lines in failures.items() if len(lines) > len(before.failures.get(key, []))]
-    old_failures = sum(map(bool, failures.values())) - len(new_failures)
-    left = len(units) - len(done) - len(new_failures) - old_failures
-    print(
-        f"{len(done) - old} done now, {old} before, {len(new_failures)} failed now, {old_failures} before, {left} left"
-    )
-    for key in new_failures:
-        print(f"failed: {key}: {failures[key][-1]['error'].splitlines()[-1]}")
+    done, old = (sum(found.answer(unit) is not None for unit in units) for found in (after, before))
+    failed = [unit for unit in units if after.failures(unit)]
+    new_failures = [unit for unit in failed if len(after.failures(unit)) > len(before.failures(unit))]
+    old_failures = len(failed) - len(new_failures)
+    left = len(units) - done - len(failed)
+    print(f"{done - old} done now, {old} before, {len(new_failures)} failed now, {old_failures} before, {left} left")
+    for unit in new_failures:
+        print(f"failed: {unit.id}: {after.failures(unit)[-1]['error'].splitlines()[-1]}")
     if old_failures:
         print("--retry tries again what failed before")
     return len(new_failures)

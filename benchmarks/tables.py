@@ -3,7 +3,7 @@
 python -m benchmarks.tables --scale cpu
 python -m benchmarks.tables --scale cpu --table 1 --output /tmp/tables
 
-Every number of ours is from a line of `results/runs.jsonl`, `results/quality.jsonl` or `results/policies.jsonl`.
+Every number of ours is from a line of `results/runs.jsonl`. Some tables alone are written to a file of their names.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import ledger, record
+from benchmarks import ledger, markdown, record
 from benchmarks.charts import distributions, learning_curves
-from benchmarks.experiments import EXPERIMENTS, SCALES, Experiment, Scale
+from benchmarks.experiments import EXPERIMENTS, SCALES, TABLES, Experiment, Scale, experiments_of
 from benchmarks.ledger import Found
-from benchmarks.results_table import Grid, Row, Runs, policy_grid, quality_grid, runs_of
+from benchmarks.results_table import Grid, Row, Runs, grid_of
 from benchmarks.units import units_of
 from gta_datasets.page import Line, Picture, write_page
 
 __all__ = ["main"]
+
+ABOUT = ("dataset", "algorithm", "seed")
+"""What a line is about, before how it was made."""
 
 HOW = (
     "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert). Mean and standard "
@@ -37,29 +40,29 @@ HOW = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write `<scale>.md` and a page for every table that has results; the number of tables that have."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="append", metavar="NUMBER", help="only these; may be repeated")
+    parser.add_argument("--table", action="append", choices=TABLES, metavar="NAME", help="only these; may be repeated")
     parser.add_argument("--scale", choices=SCALES, default="cpu")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledgers")
     parser.add_argument("--output", type=Path, help="folder of the tables (default: `tables` beside the ledgers)")
     options = parser.parse_args(arguments)
+    chosen = experiments_of(options.table)
     output, scale = options.output or options.results / "tables", SCALES[options.scale]
     output.mkdir(parents=True, exist_ok=True)
     found = ledger.read_all(options.results)
     parts, shown = [f"# Tables at scale `{scale.name}`", _scale(scale), HOW], 0
-    for experiment in EXPERIMENTS.values():
-        if options.table and not {experiment.name, experiment.name.partition("-")[0]} & set(options.table):
-            continue
-        runs = {} if experiment.skipped else runs_of(experiment, scale, found.results)
-        make = quality_grid if experiment.kind == "quality" else policy_grid
-        grid = make(experiment, scale, runs, found.failures.keys() - found.results.keys())
+    for experiment in chosen:
+        page = output / f"{scale.name}-{experiment.name}.html"
+        for old in (page, *(_curves_beside(page, algorithm) for algorithm in experiment.algorithms)):
+            old.unlink(missing_ok=True)  # its numbers may be no longer in the ledger
+        grid = grid_of(experiment, scale, found)
         parts += [f"## {_title(experiment)}", _state(grid)]
-        if runs:
+        if grid.runs:
             shown += 1
             parts += [_markdown(grid), *grid.notes]
-            _page(output / f"{scale.name}-{experiment.name}.html", grid, runs, scale)
+            _page(page, grid, scale)
     if strangers := [*found.problems, *_strangers(found, scale)]:
         parts += ["## Lines that are in no table", "\n".join(f"- {text}" for text in strangers)]
-    path = output / f"{scale.name}.md"
+    path = output / ("-".join([scale.name, *(options.table or ())]) + ".md")
     path.write_text("\n\n".join(parts) + "\n")
     print(path)
     return shown
@@ -96,12 +99,11 @@ def _table(columns: Sequence[str], rows: Sequence[Row]) -> str:
         for place, name in enumerate(columns)
         if not name.startswith("p: ") or any(row.cells[place] for row in rows)
     ]
-    lines = [["", "", *(columns[place] for place in shown)], ["---", "---", *["---:"] * len(shown)]]
-    lines += [[row.label, row.meaning, *("<br>".join(row.cells[place]) or "-" for place in shown)] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [[row.label, row.meaning, *("<br>".join(row.cells[place]) or "-" for place in shown)] for row in rows]
+    return markdown.table(["", "", *(columns[place] for place in shown)], lines, labels=2)
 
 
-def _page(path: Path, grid: Grid, runs: Runs, scale: Scale) -> None:
+def _page(path: Path, grid: Grid, scale: Scale) -> None:
     experiment = grid.experiment
     write_page(
         path,
@@ -112,7 +114,7 @@ def _page(path: Path, grid: Grid, runs: Runs, scale: Scale) -> None:
         lines=[Line(row.label, row.meaning, ["; ".join(cell) or "-" for cell in row.cells]) for row in grid.rows],
         notes=grid.notes,
         method=HOW,
-        pictures=list(_pictures(path, experiment, runs)),
+        pictures=list(_pictures(path, experiment, grid.runs)),
         settings={"methods": {each.name: dict(each.settings or {}) or "as it is" for each in experiment.methods}},
     )
 
@@ -122,7 +124,7 @@ def _pictures(path: Path, experiment: Experiment, runs: Runs) -> Iterator[Pictur
     for algorithm in experiment.algorithms:
         curves, shares = learning_curves(experiment, algorithm, runs), distributions(experiment, algorithm, runs)
         if curves is not None:
-            curves.savefig(path.with_name(f"{path.stem}-{algorithm}.png"), dpi=120)
+            curves.savefig(_curves_beside(path, algorithm), dpi=120)
             caption = "Mean over seeds of the return of an evaluation; the band is a standard deviation between seeds."
             yield Picture(f"{algorithm}: learning curves", curves, caption)
         if shares is not None:
@@ -130,24 +132,28 @@ def _pictures(path: Path, experiment: Experiment, runs: Runs) -> Iterator[Pictur
             yield Picture(f"{algorithm}: distribution of scores", shares, caption)
 
 
+def _curves_beside(page: Path, algorithm: str) -> Path:
+    return page.with_name(f"{page.stem}-{algorithm}.png")
+
+
 def _strangers(found: Found, scale: Scale) -> list[str]:
-    """Lines of policies that are no unit of any scale, and in what they differ from the nearest of this one."""
-    units = {unit.id: unit for unit in units_of(EXPERIMENTS.values(), scale) if unit.algorithm is not None}
+    """Lines that are no unit of any scale, and in what they differ from the nearest of this one."""
+    units = {unit.id: unit for unit in units_of(EXPERIMENTS.values(), scale)}
     elsewhere = {unit.id for other in SCALES.values() for unit in units_of(EXPERIMENTS.values(), other)} - units.keys()
     sentences = []
     for key, line in found.results.items():
         identity = line["unit"]
-        if key in units and not units[key].is_answered_by(line):
+        if key in units and found.answer(units[key]) is None:
             sentences.append(f"{key}: the settings of its data are no longer what the library takes.")
-        if key in units or key in elsewhere or "algorithm" not in identity:
+        if key in units or key in elsewhere:
             continue
         differences = [
             [name for name in identity if identity[name] != unit.identity.get(name)]
             for unit in units.values()
-            if all(identity[name] == unit.identity[name] for name in ("dataset", "algorithm", "seed"))
+            if all(identity.get(name) == unit.identity.get(name) for name in ABOUT)
         ]
-        nearest = min(differences, key=len, default=["dataset", "algorithm", "seed"])
-        values = ", ".join(f"{name} {identity[name]}" for name in nearest)
+        nearest = min(differences, key=len, default=ABOUT)
+        values = ", ".join(f"{name} {identity[name]}" for name in nearest if name in identity)
         sentences.append(f"{key}: no unit of this scale has {values}.")
     return sentences
 

@@ -20,6 +20,7 @@ __all__ = [
     "ANTMAZE",
     "EXPERTS",
     "GYM",
+    "GYM_EXPERT",
     "GYM_MEDIUM",
     "KITCHEN",
     "MAZE2D",
@@ -136,6 +137,7 @@ GYM = (
     *(_gym(body, level) for body in ("hopper", "walker2d") for level in ("medium", "medium-replay", "medium-expert")),
 )
 GYM_MEDIUM = tuple(task for task in GYM if task.name.endswith("-medium-v2"))
+GYM_EXPERT = tuple(_gym(body, "expert") for body in datasets.BODIES)
 
 SHARES = tuple(replace(HALFCHEETAH_MEDIUM, name=f"{percent}%", share=percent / 100) for percent in (5, 10, 15, 20, 100))
 """Table 12: shares of halfcheetah-medium."""

@@ -11,10 +11,10 @@ from typing import Any
 import gymnasium
 
 import gta_datasets
-from benchmarks.adapters import import_d3rlpy
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.environments import evaluation_spec, make_flat
+from benchmarks.environments import evaluation_spec, facts, make_flat
 from benchmarks.episodes import EVALUATION_SEED, episode_returns, evaluation_seeds, summary
+from benchmarks.quiet import fit, import_d3rlpy
 from benchmarks.units import Unit
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.tables import Table, read_table
@@ -76,10 +76,8 @@ class Prepared:
             "seconds_for_data": round(self.seconds, 1),
             "runs_at_once": runs,
             "trainer": trainer,
-            "environment": self.source.env_spec.id,
-            "source": self.source.id,
             "config": None if self.identity["settings"] is None else self.data.config.to_dict(),
-            "transitions": {"source": int(self.source.total_steps), "all": int(self.data.total_steps)},
+            **facts(self.source, self.data),
         }
 
 
@@ -104,7 +102,7 @@ def train_stack(
         device=device,
     )
     kept = [checkpoint_of(each.unit, checkpoints) for each in prepared]
-    trained = train_and_evaluate([run for _, run in runs], course, checkpoints=kept, deadline=deadline)
+    trained = train_and_evaluate([run for _, run in runs], course, kept, deadline)
     for place, scores, seconds, together in trained:
         yield prepared[place].measured(scores, seconds, together, "stack")
 
@@ -117,9 +115,9 @@ def checkpoint_of(unit: Unit, checkpoints: Path) -> Path:
 def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
     """One unit by d3rlpy."""
     started = time.perf_counter()
-    d3rlpy, identity, task = import_d3rlpy(), prepared.identity, prepared.unit.task
+    identity, task = prepared.identity, prepared.unit.task
     known, updates, every = ALGORITHMS[identity["algorithm"]], identity["updates"], prepared.unit.scale.every
-    d3rlpy.seed(identity["seed"])
+    import_d3rlpy().seed(identity["seed"])
     algorithm = known.create(
         to_d3rlpy(prepared.source), task.kind, updates=updates, batch_size=identity["batch_size"], device=device
     )
@@ -135,12 +133,11 @@ def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
             )
             scores[done] = summary(returns)
 
-    algorithm.fit(
+    fit(
+        algorithm,
         to_d3rlpy(prepared.data, seed=identity["seed"], real_fraction=identity["real_fraction"]),
-        n_steps=updates,
-        n_steps_per_epoch=math.gcd(every, updates),  # what is left over of an epoch would not be trained
-        show_progress=False,
-        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+        updates,
+        epoch=math.gcd(every, updates),  # what is left over of an epoch would not be trained
         callback=look,
     )
     for env in environments:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.algorithms import ALGORITHMS
@@ -31,14 +31,14 @@ class Unit:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the result; in a judged unit, as `benchmarks.quality` has it."""
+        """All that decides the result."""
         scale, method = self.scale, self.method
         if self.algorithm is None:
             return {
                 "dataset": self.task.dataset,
-                "variant": self._variant,
-                "preset": scale.quality_preset,
-                "num_transitions": scale.quality_transitions,
+                "settings": self.settings,
+                "preset": self._preset,
+                "num_transitions": scale.source_steps if method.copies_episodes else scale.quality_transitions,
                 "seed": self.seed,
                 "sample": scale.quality_sample,
             }
@@ -50,11 +50,15 @@ class Unit:
             "dataset": self.task.dataset,
             "share": self.task.share,
             "settings": self.settings,
-            "preset": scale.preset if generated else None,
+            "preset": self._preset if generated else None,
             "num_transitions": scale.num_transitions if generated else None,
             "real_fraction": method.real_fraction,
             "algorithm": self.algorithm,
-            "updates": scale.transformer_updates if algorithm.is_transformer else scale.updates,
+            "updates": (
+                scale.transformer_updates
+                if algorithm.is_transformer
+                else min(scale.updates, self.experiment.updates or scale.updates)
+            ),
             "batch_size": (
                 scale.transformer_batch_size if algorithm.is_transformer else method.batch_size or scale.batch_size
             ),
@@ -67,14 +71,12 @@ class Unit:
         """The identity in a few letters."""
         return unit_id(self.identity)
 
-    def is_answered_by(self, line: dict[str, Any] | None) -> bool:
-        """Whether a line with this unit's id, if there is one, is of data made with what its settings mean today.
+    def is_answered_by(self, line: dict[str, Any]) -> bool:
+        """Whether a result with this unit's id is of data made with what its settings mean today.
 
         A default of the library that has changed since makes another result; a field that it has got since does not,
         nor one that steers only how data are computed.
         """
-        if line is None:
-            return False
         today, then = self.config, line.get("config")
         if today is None:
             return True
@@ -89,8 +91,14 @@ class Unit:
         """All settings that affect the data, by what defaults are today; None where there is only the source."""
         if self.settings is None:
             return None
-        preset = self.scale.quality_preset if self.algorithm is None else self.scale.preset
-        return _resolved(preset, **self.settings)
+        return _resolved(self._preset, **self.settings)
+
+    @property
+    def longer(self) -> Unit | None:
+        """The unit of the scale's number of updates, if this one has fewer and is how that one begins."""
+        if self.algorithm is None or self.experiment.updates is None or not ALGORITHMS[self.algorithm].is_steady:
+            return None
+        return replace(self, experiment=replace(self.experiment, updates=None))
 
     @property
     def learner(self) -> MakeLearner | None:
@@ -111,14 +119,12 @@ class Unit:
             settings["source_quantile"] = self.task.good_quantile
         if self.scale.tuned or self.task.kind != "locomotion":
             settings = {"task": self.task.kind, **self.task.overrides, **settings}
-        return settings if self.algorithm is None else _needed(self.scale.preset, tuple(settings.items()))
+        return _needed(self._preset, tuple(settings.items()))
 
     @property
-    def _variant(self) -> str | None:
-        """The name of a judged method; where settings are tuned, these, which no name says."""
-        if self.method.variant is None or not self.scale.tuned:
-            return self.method.variant
-        return " ".join(f"{name}={value}" for name, value in sorted((self.settings or {}).items()))
+    def _preset(self) -> str:
+        """Of the generator."""
+        return self.method.preset or (self.scale.quality_preset if self.algorithm is None else self.scale.preset)
 
     @property
     def obstacle(self) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,9 +47,13 @@ def work(order: Order) -> None:
     torch.set_num_threads(order.threads)
     if order.device.startswith("cuda"):
         torch.cuda.set_device(order.device)  # also for graphs, and for what generates data
-    for units, seconds, held in waiting(order):
-        with held:
-            do(units, order, seconds)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # who is asked to end has not died of a unit
+    try:
+        for units, seconds, held in waiting(order):
+            with held:
+                do(units, order, seconds)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def waiting(order: Order) -> Iterator[tuple[list[Unit], float, ExitStack]]:
@@ -94,15 +100,15 @@ def jobs(units: Sequence[Unit], stack: int) -> Iterator[list[Unit]]:
 def _take(unit: Unit, order: Order, held: ExitStack) -> bool:
     """Whether nobody else is at the unit; then it is ours until `held` ends."""
     try:
-        held.enter_context(record.lock_of(ledger.ledger_of(unit, order.results), unit.id).acquire(blocking=False))
+        held.enter_context(record.lock_of(order.results / ledger.RUNS, unit.id).acquire(blocking=False))
     except Timeout:
         return False
     return True
 
 
 def _is_left(unit: Unit, order: Order, found: ledger.Found) -> bool:
-    failures = len(found.failures.get(unit.id, ()))
-    return not unit.is_answered_by(found.results.get(unit.id)) and failures <= order.failures_allowed.get(unit.id, 0)
+    failures = len(found.failures(unit))
+    return found.answer(unit) is None and failures <= order.failures_allowed.get(unit.id, 0)
 
 
 def _is_too_late(order: Order, seconds: float = 0.0) -> bool:
@@ -117,23 +123,28 @@ def _seconds_to_end(units: Sequence[Unit], order: Order, found: ledger.Found) ->
 
 
 def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | None:
-    """From what the same algorithm took per update at this size of batches on a GPU, or on none.
+    """From what d3rlpy took per update of the same algorithm at this size of batches on a GPU, or on none.
 
     Where there is no such result, what one core takes, though a GPU may be faster: a run without a budget will tell.
-    None if that was not measured either.
+    None if that was not measured either. To judge data takes what it took at most with this preset and method.
     """
     identity = unit.identity
-    alike = [line for line in found.results.values() if (line["machine"]["gpu"] is not None) == gpu]
+    alike = [line for line in found.results.values() if bool(line.get("machine", {}).get("gpu")) == gpu]
     if unit.algorithm is None:
-        same = [line for line in alike if line["unit"].get("preset") == identity["preset"]]
-        taken = [(line["seconds"]["fit"] or 0) + line["seconds"]["generate"] for line in same if "quality" in line]
-        return median(taken) if taken else None
+        same = [line for line in alike if "quality" in line and _maker(line["unit"]) == _maker(identity)]
+        return max((sum(part or 0 for part in line["seconds"].values()) for line in same), default=None)
     rates = [
         line["seconds"] / line["unit"]["updates"]
         for line in alike
-        if all(line["unit"].get(name) == identity[name] for name in ("algorithm", "batch_size"))
+        if line.get("trainer") == "d3rlpy"
+        and all(line["unit"].get(name) == identity[name] for name in ("algorithm", "batch_size"))
     ]
     return median(rates) * identity["updates"] if rates else costs.measured_seconds(unit)
+
+
+def _maker(identity: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What made judged data."""
+    return identity["preset"], identity["num_transitions"], identity["settings"].get("method", "gta")
 
 
 def do(units: Sequence[Unit], order: Order, seconds: float) -> None:
@@ -205,9 +216,8 @@ def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:
 
 
 def _judge(unit: Unit) -> dict[str, Any]:
-    described = {**unit.identity, "dataset": unit.task.open()}
-    measured = quality.measure(described, unit.settings or {}, unit.scale.quality_novelty_sample)
-    return {"unit": unit.identity} | measured
+    measured = quality.measure(unit.task.open(), unit.identity, unit.scale.quality_novelty_sample)
+    return {"id": unit.id, "unit": unit.identity} | measured
 
 
 def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], Iterable[dict[str, Any]] | None]) -> None:
@@ -216,15 +226,16 @@ def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], Iterable[
     try:
         for line in action() or ():
             unit = left.pop(unit_id(line["unit"]))
-            _write(ledger.ledger_of(unit, order.results), unit, line)
+            _write(unit, order, line)
             if not order.keeps_checkpoints:
                 checkpoint_of(unit, order.checkpoints).unlink(missing_ok=True)
     except Exception:
         error = traceback.format_exc()
         print(error, flush=True)
-        for unit in left.values():  # not into a ledger that others read
-            _write(order.results / ledger.RUNS, unit, {"id": unit.id, "unit": unit.identity, "error": error})
+        for unit in left.values():
+            _write(unit, order, {"id": unit.id, "unit": unit.identity, "error": error})
 
 
-def _write(path: Path, unit: Unit, line: dict[str, Any]) -> None:
-    record.append_line(path, "benchmarks.run", line, packages=() if unit.algorithm is None else ("d3rlpy",))
+def _write(unit: Unit, order: Order, line: dict[str, Any]) -> None:
+    packages = () if unit.algorithm is None else ("d3rlpy",)
+    record.append_line(order.results / ledger.RUNS, "benchmarks.run", line, packages=packages)

@@ -23,6 +23,9 @@ from gta_datasets.simulator import Simulator, StandIn, Steps, roll_out, simulato
 
 __all__ = ["Quality", "quality"]
 
+LONGEST = 128
+"""Transitions of a window that is judged: of a few whole episodes, which copying methods make, chance would decide."""
+
 
 def quality(
     generated: Episodes,
@@ -41,7 +44,7 @@ def quality(
     """Measure `generated` against `source`.
 
     Args:
-        generated: one window per episode.
+        generated: one window per episode. Longer ones count as windows of 128 transitions, and what is left.
         source: the data the windows were made from.
         env_spec: the source's environment, from which the simulator is made.
         simulator: true dynamics to use instead.
@@ -131,11 +134,15 @@ def _usable(
 
 
 def _draw_windows(episodes: Episodes, sample: int, rng: np.random.Generator) -> Windows:
-    """Whole episodes in random order, until they hold `sample` transitions."""
-    order = rng.permutation(episodes.num_episodes)
-    needed = int(np.searchsorted(np.cumsum(episodes.lengths[order]), sample)) + 1
+    """Whole episodes in random order, or pieces of those that are long, until they hold `sample` transitions."""
+    counts = -(-episodes.lengths // LONGEST)
+    episode = np.repeat(np.arange(episodes.num_episodes), counts)
+    start = LONGEST * (np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts))
+    length = np.minimum(LONGEST, episodes.lengths[episode] - start)
+    order = rng.permutation(len(episode))
+    needed = int(np.searchsorted(np.cumsum(length[order]), sample)) + 1
     chosen = np.sort(order[:needed])
-    return Windows(chosen, np.zeros_like(chosen), episodes.lengths[chosen])
+    return Windows(episode[chosen], start[chosen], length[chosen])
 
 
 def _like(windows: Windows, source: Episodes, rng: np.random.Generator) -> Windows:

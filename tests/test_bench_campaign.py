@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +158,19 @@ def test_what_kills_its_process_again_and_again_has_failed(tmp_path: Path, monke
     assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
 
 
+def test_who_is_asked_to_end_has_not_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "CQL", "--method", "None"]  # which keeps no checkpoints
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "train_alone", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        for _ in range(4):
+            with pytest.raises(SystemExit):
+                start(tmp_path, *only)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert start(tmp_path, *only) == 0
+    assert [line["unit"]["algorithm"] for line in lines(tmp_path)] == ["CQL"]
+
+
 @pytest.mark.parametrize("why", ["other data", "damage"])
 def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
@@ -234,6 +249,14 @@ def test_what_would_end_too_late_once_its_data_are_made_is_left(
     assert [line["unit"]["settings"] for line in lines(tmp_path)] == [None, *[{"method": "s4rl"}] * trained]
 
 
+@pytest.mark.parametrize("option", ["--workers=0", "--stack=-1", "--workers=two", "--method=gta"])
+def test_what_cannot_be_meant_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--table", "1-gym", option])
+    shown = capsys.readouterr().err
+    assert "no whole number of at least 1" in shown or "no unit of these tables has that dataset" in shown
+
+
 @pytest.mark.parametrize("text", ["90", "m", "1d", "-3m"])
 def test_a_budget_has_a_unit(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.budget("1.5h") == 90 * 60
@@ -255,6 +278,26 @@ def test_nothing_is_started_that_does_not_fit(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / ledger.RUNS).write_text(json.dumps(elsewhere) + "\n")
     start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
     assert len(lines(tmp_path)) == 2, "what another kind of machine took says nothing"
+
+
+def test_what_a_stack_took_says_nothing_of_d3rlpy(tmp_path: Path) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "CQL"]
+    start(tmp_path, *only, "--method", "None")
+    (line,) = lines(tmp_path)
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line | {"seconds": 4_000, "trainer": "stack"}) + "\n")
+    start(tmp_path, *only, "--method", "S4RL", "--budget", "1h")
+    assert len(lines(tmp_path)) == 2
+
+
+def test_judging_takes_what_it_took_with_the_same_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--dataset", HOPPER, "--budget", "1h"]
+    start(tmp_path, *only, "--method", "S4RL", table="21")
+    (line,) = lines(tmp_path)
+    line["seconds"]["judge"], line["unit"]["seed"] = 4_000.0, 9
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
+    start(tmp_path, *only, "--method", "S4RL", "--method", "SynthER", table="21")
+    assert "1 not begun, they would not end in time; the shortest takes 1.1 h" in capsys.readouterr().out
+    assert [found["unit"]["settings"] for found in lines(tmp_path)] == [{"method": "s4rl"}, {"method": "synther"}]
 
 
 def test_what_was_never_done_takes_as_long_as_was_measured(

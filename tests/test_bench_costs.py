@@ -28,3 +28,13 @@ def test_hours_are_those_of_all_updates(tmp_path: Path, monkeypatch: pytest.Monk
     assert shares["units"] == 30
     assert shares["hours"] == pytest.approx(30 * 300_000 * taken["TD3BC, stack, batch 256"] / 3.6e6, abs=0.1, rel=0.01)
     assert found["scale cpu"]["14"]["DT"]["units"] == 27
+
+
+def test_what_d3rlpy_trains_in_comparisons_costs_what_it_costs_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    (tmp_path / "costs.json").write_text('{"milliseconds_per_update": {"IQL, d3rlpy, batch 256": 17.0}}')
+    units = {unit.algorithm: unit for unit in units_of([EXPERIMENTS["trainers"]], SCALES["cpu"])}
+    assert costs.measured_seconds(units["IQL-d3rlpy"]) == pytest.approx(60_000 * 0.017)
+    assert costs.measured_seconds(units["IQL"]) is None

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ledger, policies, record, run
+from benchmarks import ledger, record
+from gta_datasets.augment import configuration
 from tests.benches import HOPPER, lines, small_hopper, start, unit_of
 
 _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
@@ -40,6 +41,8 @@ def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.Cap
         {"unit": {"dataset": HOPPER}},
         {"unit": None},
         {"quality": {}},
+        {"quality": {"generated": {}}},
+        {"quality": {"generated": {}, "source": {}}},
     ],
 )
 def test_a_line_without_a_result_is_named(tmp_path: Path, change: dict[str, object]) -> None:
@@ -52,13 +55,12 @@ def test_a_line_without_a_result_is_named(tmp_path: Path, change: dict[str, obje
     assert f"{ledger.RUNS}, line 2 is no result" in problem
 
 
-def test_bytes_that_are_no_text_and_lines_without_an_engine_are_named(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / ledger.RUNS).write_bytes(b'{"unit": {"dataset": "\xff", "seed": 0}, "returns": {"9": {"mean": 1}}}\n')
-    unit = {"dataset": HOPPER, "seed": 0, "variant": "gta"}
-    (tmp_path / ledger.POLICIES).write_text(json.dumps({"unit": unit, "returns": {"9": {"mean": 1.0}}}))
     found = ledger.read_all(tmp_path)
     assert found.results == {}
-    assert ["UnicodeDecodeError" in text or "KeyError: 'engine'" in text for text in found.problems] == [True, True]
+    (problem,) = found.problems
+    assert "UnicodeDecodeError" in problem
 
 
 def test_every_committed_line_is_sound() -> None:
@@ -69,31 +71,14 @@ def test_every_committed_line_is_sound() -> None:
     assert len(found.results) > 100
 
 
-def test_a_run_of_the_policies_benchmark_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unit = {
-        "dataset": "sim/walker2d/medium-v0", "engine": "vectorised", "preset": "cpu", "num_transitions": 200_000,
-        "updates": 300_000, "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "gta", "seed": 0,
-    }  # fmt: skip
-    returns = {"300000": {"mean": 3_000.0, "std": 1.0}}
-    both = [
-        {"unit": unit | {"variant": variant}, "returns": returns, "config": policies.config_of(unit)}
-        for variant in ("source", "gta")
-    ]
-    (tmp_path / ledger.POLICIES).write_text("".join(json.dumps(line) + "\n" for line in both))
-    start_list = ["--table", "1-gym", "--list", "--algorithm", "TD3BC", "--results", str(tmp_path)]
-    run.main(start_list)
-    done = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
-    assert [line.rpartition(", ")[2] for line in done] == ["None", "GTA"]
-    old = "".join(json.dumps({**line, "config": None}) + "\n" for line in both)
-    (tmp_path / ledger.POLICIES).write_text(old)
-    run.main(start_list)
-    done = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
-    assert [line.rpartition(", ")[2] for line in done] == ["None"], "nobody knows how its data were made"
-    # Its IQL is neither TD3+BC nor the IQL of the tables.
-    (tmp_path / ledger.POLICIES).write_text(json.dumps(both[0] | {"unit": both[0]["unit"] | {"algorithm": "iql"}}))
-    for algorithm in ("TD3BC", "IQL"):
-        run.main(["--table", "1-gym", "--list", "--algorithm", algorithm, "--results", str(tmp_path)])
-        assert not any(line.startswith("done") for line in capsys.readouterr().out.splitlines())
+def test_nobody_knows_how_data_without_a_configuration_were_made(tmp_path: Path) -> None:
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "S4RL"]
+    start(tmp_path, *only)
+    (line,) = lines(tmp_path)
+    del line["config"]
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
+    start(tmp_path, *only)
+    assert ["config" in found for found in lines(tmp_path)] == [False, True]
 
 
 def test_other_defaults_make_other_results(tmp_path: Path) -> None:
@@ -113,7 +98,7 @@ def test_other_defaults_make_other_results(tmp_path: Path) -> None:
 
 def test_what_steers_only_the_computing_makes_no_other_result() -> None:
     unit = unit_of("23", HOPPER, "GTA", "cpu", algorithm=None)
-    config = policies.config_of({"variant": "gta", "preset": unit.scale.quality_preset})
+    config = configuration("gta", unit.scale.quality_preset, None, "cpu", {}).to_dict()
     assert unit.is_answered_by({"config": config})
     for stage, name, value in (("sampling", "generate_batch_size", 128), ("training", "checkpoint_seconds", 7.0)):
         assert config[stage][name] != value
@@ -121,22 +106,6 @@ def test_what_steers_only_the_computing_makes_no_other_result() -> None:
     for stage, fields in unit.config.items():
         for name in fields:
             assert not unit.is_answered_by({"config": {**config, stage: config[stage] | {name: "other"}}}), name
-
-
-def test_a_run_by_another_engine_stands_beside_that_of_the_stack(tmp_path: Path) -> None:
-    unit = {
-        "dataset": HOPPER, "engine": "vectorised", "preset": "cpu", "num_transitions": 200_000, "updates": 300_000,
-        "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "source", "seed": 0,
-    }  # fmt: skip
-    (tmp_path / ledger.POLICIES).write_text(
-        "".join(
-            json.dumps({"unit": unit | {"engine": engine}, "returns": {"9": {"mean": 1.0}}}) + "\n"
-            for engine in ("vectorised", "d3rlpy")
-        )
-    )
-    found = ledger.read_all(tmp_path)
-    assert [line["trainer"] for line in found.results.values()] == ["stack", "d3rlpy"]
-    assert found.results[unit_of("1-gym", HOPPER, "None", "cpu").id]["trainer"] == "stack"
 
 
 def test_what_failed_once_is_done_again_with_other_defaults(tmp_path: Path) -> None:
@@ -152,9 +121,45 @@ def test_what_failed_once_is_done_again_with_other_defaults(tmp_path: Path) -> N
 
 
 def test_judged_data_that_failed_once_are_no_failure_any_more(tmp_path: Path) -> None:
-    unit = {"dataset": HOPPER, "seed": 0}
-    for name, found in ((ledger.RUNS, {"error": "out of luck"}), (ledger.JUDGED, {"quality": {"generated": {}}})):
-        (tmp_path / name).write_text(json.dumps({"unit": unit, **found}) + "\n")
-    found = ledger.read_all(tmp_path)
-    assert len(found.results) == 1
-    assert not found.failures
+    unit = unit_of("23", HOPPER, "GTA", "cpu", algorithm=None)
+    failed = {"unit": unit.identity, "error": "out of luck"}
+    quality = {"generated": {}, "source": {}, "checked_windows": 3}
+    judged = {"unit": unit.identity, "quality": quality, "config": unit.config}
+    stale = judged | {"config": None}
+
+    def found(*lines: dict[str, object]) -> tuple[bool, int]:
+        (tmp_path / ledger.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        read = ledger.read_all(tmp_path)
+        assert read.problems == []
+        return read.answer(unit) is not None, len(read.failures(unit))
+
+    assert found(failed) == (False, 1)
+    assert found(failed, judged) == (True, 0)
+    assert found(failed, stale) == (False, 0), "it was tried again"
+    assert found(stale, failed, failed) == (False, 2)
+    assert found(judged, failed) == (True, 0)
+
+
+def test_a_result_of_other_defaults_does_not_hide_one_of_todays(tmp_path: Path) -> None:
+    unit = unit_of("1-gym", HOPPER, "GTA", "cpu")
+    today = {"unit": unit.identity, "returns": {"300000": {"mean": 1.0}}, "config": unit.config}
+    stale = today | {"returns": {"300000": {"mean": 2.0}}, "config": {"sampling": {"alpha": 1.9}}}
+    (tmp_path / ledger.RUNS).write_text(json.dumps(today) + "\n" + json.dumps(stale) + "\n")
+    line = ledger.read_all(tmp_path).answer(unit)
+    assert line is not None
+    assert line["returns"]["300000"]["mean"] == 1.0
+
+
+def test_a_longer_run_answers_a_unit_that_is_its_beginning(tmp_path: Path) -> None:
+    for algorithm, answered in (("TD3BC", True), ("TD3BC-d3rlpy", False), ("IQL", False)):
+        unit = unit_of("trainers", "sim/halfcheetah/medium-v0", "None", "cpu", algorithm)
+        whole = unit.identity | {"updates": 300_000}
+        returns = {str(updates): {"mean": float(updates)} for updates in (30_000, 60_000, 90_000, 300_000)}
+        (tmp_path / ledger.RUNS).write_text(json.dumps({"unit": whole, "returns": returns}) + "\n")
+        line = ledger.read_all(tmp_path).answer(unit)
+        assert (line is not None) == answered
+        if line is not None:
+            assert list(line["returns"]) == ["30000", "60000"]
+        del returns["60000"]
+        (tmp_path / ledger.RUNS).write_text(json.dumps({"unit": whole, "returns": returns}) + "\n")
+        assert ledger.read_all(tmp_path).answer(unit) is None

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import minari
@@ -172,6 +173,20 @@ def test_evaluations_are_in_the_environment_that_is_meant_for_them(dataset: mina
     with pytest.warns(UserWarning, match="`eval_env` is set to None"):
         one = minari.create_dataset_from_buffers("test/one-v0", [buffer], env=for_data, data_format="hdf5", **about)
     assert evaluation_spec(one).max_episode_steps == 10**6
+
+
+def test_an_ants_episode_ends_at_the_goal() -> None:
+    """As D4RL's do: its score is the share of episodes that come there."""
+    gymnasium.register_envs(pytest.importorskip("gymnasium_robotics"))
+    recorded = gymnasium.spec("AntMaze_UMaze-v5")
+    recorded.kwargs["continuing_task"] = True
+    storage = SimpleNamespace(metadata={"eval_env_spec": "as it was recorded"})
+    env = SimpleNamespace(spec=recorded, close=lambda: None)
+    stored = SimpleNamespace(storage=storage, recover_environment=lambda *, eval_env: env)
+    spec = evaluation_spec(stored)
+    assert (spec.id, spec.kwargs["continuing_task"], recorded.kwargs["continuing_task"]) == (recorded.id, False, True)
+    env = gymnasium.make(spec)
+    assert env.unwrapped.continuing_task is False
 
 
 def test_names_say_what_there_is_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def gym_units(*methods: str, datasets: int = 1) -> list[Unit]:
 
 def render(results: Path, *arguments: str) -> str:
     tables.main(["--results", str(results), *arguments])
-    return (results / "tables" / "cpu.md").read_text()
+    return (results / "tables" / ("-".join(["cpu", *arguments[1::2]]) + ".md")).read_text()
 
 
 def row(text: str, label: str, table: str = "1-gym") -> dict[str, str]:
@@ -109,7 +109,7 @@ def test_scores_are_normalised_by_the_references() -> None:
     low, high = unit.task.reference or (0, 0)
     assert score(found, unit.task) == pytest.approx(100 * (4_000 - low) / (high - low))
     assert score(found | {"normalised": {"9": 1.0, "100": 55.0}}, MAZE2D[0]) == 55.0
-    assert score(found | {"normalised": {"9": None, "100": None}}, MAZE2D[0]) == 4_000.0
+    assert score(found | {"normalised": {"9": None, "100": None}}, MAZE2D[0]) is None
 
 
 def test_ours_stands_beside_the_papers(tmp_path: Path) -> None:
@@ -267,20 +267,19 @@ def test_the_rendering_shows_what_is_mixed(tmp_path: Path) -> None:
 
 
 def test_lines_that_fit_nowhere_are_named(tmp_path: Path) -> None:
-    unit = {
-        "dataset": "sim/hopper/medium-v0", "engine": "d3rlpy", "preset": "cpu", "num_transitions": 200_000,
-        "updates": 150_000, "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "gta", "seed": 0,
-    }  # fmt: skip
-    returns = {"150000": {"mean": 3_000.0, "std": 1.0}}
-    write(tmp_path, [{"unit": unit, "returns": returns}], ledger.POLICIES)
-    (first, *_) = gym_units("GTA")
+    first, second, *_ = gym_units("GTA")
+    judged = next(units_of([EXPERIMENTS["19"]], SCALES["cpu"])).identity
+    others = [second.identity | {"updates": 7, "share": 0.3}, judged | {"seed": 4}, judged | {"sample": 5}]
+    write(tmp_path, [{"unit": unit, "returns": {"7": {"mean": 3_000.0}}} for unit in others])
     write(tmp_path, [line(first, 40, config={"sampling": {"alpha": 1.9}})])
     with (tmp_path / ledger.RUNS).open("a") as file:
         file.write("{")
     text = render(tmp_path)
-    assert "no unit of this scale has updates 150000, engine d3rlpy." in text
+    assert "no unit of this scale has share 0.3, updates 7." in text
+    assert "no unit of this scale has dataset sim/halfcheetah/medium-v0, seed 4." in text
+    assert "no unit of this scale has sample 5." in text
     assert f"{first.id}: the settings of its data are no longer what the library takes." in text
-    assert f"{tmp_path / ledger.RUNS}, line 2 is no result" in text
+    assert f"{tmp_path / ledger.RUNS}, line 5 is no result" in text
     assert "|" not in text
 
 
@@ -292,7 +291,7 @@ def test_failed_units_are_counted(tmp_path: Path) -> None:
 
 
 def judged(unit: Unit, quality: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of the quality benchmark."""
+    """A line of judged data."""
     return {"unit": unit.identity, "quality": quality, "versions": VERSIONS, "config": unit.config}
 
 
@@ -308,19 +307,65 @@ def test_the_source_is_that_of_the_largest_sample(tmp_path: Path) -> None:
         for number in windows.values()
     ]
     chosen = [unit for unit in units if unit.method.name in windows]
-    write(tmp_path, [judged(*pair) for pair in zip(chosen, qualities, strict=True)], ledger.JUDGED)
+    write(tmp_path, [judged(*pair) for pair in zip(chosen, qualities, strict=True)])
     assert row(render(tmp_path, "--table", "21"), GYM[0].name, "21")["source"].startswith("16.38")
 
 
-def test_judged_data_come_from_the_quality_benchmark(tmp_path: Path) -> None:
+def test_judged_data_stand_beside_the_papers(tmp_path: Path) -> None:
     unit = next(each for each in units_of([EXPERIMENTS["19"]], SCALES["cpu"]) if each.method.name == "amplified")
     scores = {"oracle_reward": 5.332, "dynamics_mse": 0.0132, "novelty": {"both": 0.7}}
     source = {"oracle_reward": 4.466, "dynamics_mse": 0.0, "novelty": None}
     quality = {"generated": scores, "source": source, "checked_windows": 1_093}
-    write(tmp_path, [judged(unit, quality)], ledger.JUDGED)
+    write(tmp_path, [judged(unit, quality)])
     text = render(tmp_path, "--table", "19")
     assert "2 of 3 units are missing." in text
     _, _, part = text.partition("## Table 19")
     assert "| halfcheetah-medium-v2 | Dynamics MSE x 100 | 0.00<br>paper 0.00 | paper 4.88 | paper 0.91 | 1.32<br>paper 0.85 |" in part  # fmt: skip  # noqa: E501
     assert "| halfcheetah-medium-v2 | Oracle reward | 4.47<br>paper 4.77 | paper 4.89 | paper 4.84 | 5.33<br>paper 6.08 |" in part  # fmt: skip  # noqa: E501
     assert "| halfcheetah-medium-v2 | Novelty, both | - | paper 1.41 | paper 1.42 | 0.70<br>paper 1.58 |" in part
+
+
+def test_cells_of_few_windows_say_so(tmp_path: Path) -> None:
+    units = [unit for unit in units_of([EXPERIMENTS["21"]], SCALES["cpu"]) if unit.task == GYM[0]]
+    scores = {"generated": {"oracle_reward": 5.0}, "source": {"oracle_reward": 4.0}}
+    for unit, windows in zip(units, (499, 500), strict=False):
+        write(tmp_path, [judged(unit, scores | {"checked_windows": windows})])
+    cells = row(render(tmp_path, "--table", "21"), GYM[0].name, "21")
+    assert cells["S4RL"].startswith("5.00 (499 windows)<br>")
+    assert cells["SynthER"].startswith("5.00<br>")
+
+
+def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path) -> None:
+    units = [
+        unit
+        for unit in units_of([EXPERIMENTS["1-maze"]], SCALES["cpu"])
+        if unit.task == MAZE2D[0] and unit.method.name == "None"
+    ]
+    scored = [line(unit, 40, normalised={"30000": 20.0, "300000": 30.0 + unit.seed}) for unit in units]
+    write(tmp_path, [*scored[:2], scored[2] | {"normalised": {"30000": None, "300000": None}}])
+    text = render(tmp_path, "--table", "1-maze")
+    assert row(text, MAZE2D[0].name, "1-maze")["None"].startswith("30.5 ± 0.7 (2 runs)")
+    assert f"1 runs on {MAZE2D[0].name} are left out: no returns are known for scores 0 and 100." in text
+
+
+def test_other_numbers_of_updates_and_means_of_one_dataset(tmp_path: Path) -> None:
+    factors = next(unit for unit in units_of([EXPERIMENTS["factors"]], SCALES["cpu"]) if unit.method.name == "GTA")
+    lengths = next(unit for unit in units_of([EXPERIMENTS["10"]], SCALES["cpu"]) if unit.method.name == "H=32")
+    write(tmp_path, [line(unit, 40) for unit in (factors, lengths)])
+    text = render(tmp_path)
+    _, _, part = text.partition("## Table factors")
+    assert "150,000 updates of batch 256." in part
+    _, _, part = text.partition("## Table 10:")
+    assert "mean of all" not in part.partition("## ")[0], "it would be the same row again"
+
+
+def test_pages_of_what_is_no_longer_in_the_ledger_go(tmp_path: Path) -> None:
+    write(tmp_path, [line(unit, 40) for unit in gym_units("None", "GTA")])
+    render(tmp_path)
+    pages = {"cpu-1-gym.html", "cpu-1-gym-TD3BC.png"}
+    assert pages < {path.name for path in (tmp_path / "tables").iterdir()}
+    (tmp_path / ledger.RUNS).write_text("")
+    render(tmp_path, "--table", "5")
+    assert pages < {path.name for path in (tmp_path / "tables").iterdir()}
+    render(tmp_path)
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"cpu.md", "cpu-5.md"}

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import datasets
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.experiments import EXPERIMENTS, SCALES
-from benchmarks.quality_tables import PAPER
+from benchmarks.results_table import PAPER
 from benchmarks.tasks import ANTMAZE, EXPERTS, GYM, MIXED, SHARES, Task
 from benchmarks.training import Prepared
 from benchmarks.units import units_of
@@ -81,11 +81,11 @@ def test_what_tables_share_is_one_unit() -> None:
 
 def test_judged_data_of_the_paper_scale_have_its_settings() -> None:
     unit, usual = (unit_of("21", HOPPER, "GTA", scale, None) for scale in ("paper", "smoke"))
-    assert unit.identity["variant"] == "task=locomotion"
+    assert unit.identity["settings"] == {"task": "locomotion"}
     assert unit.config["data"]["reweighting"] == "dense"
-    assert (usual.identity["variant"], usual.config["data"]["reweighting"]) == ("gta", "none")
+    assert (usual.identity["settings"], usual.config["data"]["reweighting"]) == ({}, "none")
     assert unit_of("15-quality", HOPPER, "GTA uniform", "paper", None).id != unit.id
-    assert unit_of("21", HOPPER, "S4RL", "paper", None).identity["variant"] == "method=s4rl"
+    assert unit_of("21", HOPPER, "S4RL", "paper", None).identity["settings"] == {"method": "s4rl"}
 
 
 def test_data_that_are_missing_are_made_in_the_size_of_the_scale() -> None:

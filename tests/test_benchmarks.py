@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import torch
 from stable_baselines3 import SAC
 from torch import nn
 
-from benchmarks import adapters, core, datasets, memory, policies, qualify, quality, record, scaling, speed, stitching
+from benchmarks import adapters, core, datasets, memory, qualify, record, scaling, speed, stitching
 from benchmarks.behaviour import train
 from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from benchmarks.charts import draw_curves
@@ -88,58 +87,10 @@ def test_adapters_are_compared_with_what_they_replace(results: Path, monkeypatch
     assert found["open"]["first_batch_seconds"] >= found["open"]["open_seconds"] > 0
 
 
-def test_a_policy_is_trained_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_demo_dataset("bench/cheetah-v0", episodes=1)
-    sizes = ["--updates", "4", "--every", "2", "--batch-size", "8", "--episodes", "1", "--num-transitions", "50"]
-    kept = ["--checkpoints", str(results / "checkpoints")]
-    for variant in ("source", "gta", "gta"):
-        arguments = ["bench/cheetah-v0", "--variant", variant, *kept, "--preset", "smoke", *sizes]
-        monkeypatch.setattr(sys, "argv", ["policies", *arguments])
-        policies.main()
-    lines = record.read_lines(results / "policies.jsonl")
-    assert [line["unit"]["variant"] for line in lines] == ["source", "gta"]
-    assert all(line["returns"].keys() == {"2", "4"} for line in lines)
-    assert not any("checkpoints" in line["command"] for line in lines)
-    assert not any((results / "checkpoints").iterdir())
-    drawn: dict[str, list[str]] = {}
-
-    def draw(axes: Any, found: dict[str, list[Any]]) -> None:
-        drawn.update({name: [line["unit"]["variant"] for line in runs] for name, runs in found.items()})
-        draw_curves(axes, found)
-
-    monkeypatch.setattr(policies, "draw_curves", draw)
-    monkeypatch.setattr(sys, "argv", ["policies", *arguments, "--variant", "source", "--plot", "curves"])
-    policies.main()
-    assert drawn == {"gta, 1 runs": ["gta"], "source, 1 runs": ["source"]}
-    assert (results / "policies-bench-cheetah-v0-td3_bc-curves.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_more_curves_than_colours_can_be_told_apart() -> None:
     _, (axes,) = new_figure()
     draw_curves(axes, {f"method {number}": [{"returns": {"5": {"mean": 1.0}}}] for number in range(9)})
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 9
-
-
-def test_ends_of_all_runs_with_as_many_updates_are_drawn(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = {
-        "dataset": "a/b-v0", "engine": "vectorised", "preset": "cpu", "num_transitions": 200_000, "updates": 150_000,
-        "batch_size": 256, "real_fraction": None, "episodes": 10, "variant": "gta", "seed": 0,
-    }  # fmt: skip
-    others: list[dict[str, Any]] = [
-        {}, {"seed": 1}, {"real_fraction": 0.8}, {"variant": "source"}, {"variant": "fixed", "preset": "demo"},
-        {"updates": 10}, {"engine": "d3rlpy"}, {"algorithm": "iql"}, {"dataset": "a/c-v0"},
-    ]  # fmt: skip
-    for place, other in enumerate(others):
-        unit = usual | other
-        line = {"unit": unit, "returns": {"5": {"mean": -1.0}, str(unit["updates"]): {"mean": 10.0 - place}}}
-        record.append_line(results / "policies.jsonl", "benchmarks.policies", line)
-    drawn: dict[str, list[float]] = {}
-    monkeypatch.setattr(policies, "draw_ends", lambda _axes, found: drawn.update(found))
-    monkeypatch.setattr(sys, "argv", ["policies", "a/b-v0", "--plot", "ends"])
-    policies.main()
-    assert drawn == {"fixed, preset demo": [6.0], "source": [7.0], "gta, real_fraction 0.8": [8.0], "gta": [10.0, 9.0]}
-    assert list(drawn) == ["fixed, preset demo", "source", "gta, real_fraction 0.8", "gta"], "the best on top"
-    assert (results / "policies-a-b-v0-td3_bc-ends.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_filter_is_compared_with_the_simulator(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,31 +127,6 @@ def test_recorded_steps_miss_nothing() -> None:
     assert found["last"].shape == (1,)
     assert found["within"].shape == (10,)
     assert found["within"].max() < 1e-8
-
-
-def test_methods_are_measured_once_and_shown_beside_the_paper(
-    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
-    only = ["--dataset", "sim/halfcheetah/medium-v0", "--variant", "s4rl", "--variant", "gta fixed"]
-    for _ in range(2):
-        monkeypatch.setattr(
-            sys, "argv", ["quality", "methods", "--preset", "smoke", "--num-transitions", "50", "--sample", "50", *only]
-        )
-        quality.main()
-    lines = record.read_lines(results / "quality.jsonl")
-    assert [line["unit"]["variant"] for line in lines] == ["s4rl", "gta fixed"]
-    assert lines[1]["config"]["sampling"]["condition"] == "fixed"
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["quality", "methods", "--preset", "smoke", "--show"])
-    quality.main()
-    shown = capsys.readouterr().out
-    row = next(line for line in shown.splitlines() if line.startswith("| sim/halfcheetah/medium-v0"))
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    reward = lines[0]["quality"]["generated"]["oracle_reward"]
-    assert cells[1] == f"{lines[1]['quality']['source']['oracle_reward']:.2f} (4.77)"  # table 19
-    assert cells[2] == f"{reward:.2f} (4.77)"  # table 21
-    assert cells[3] == "- (4.78)"
 
 
 def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,18 @@ def test_true_data_have_no_errors_and_the_oracle_rewards_are_the_recorded_ones()
     assert found.generated.oracle_reward == pytest.approx(windows().rewards.mean(), rel=1e-6)
 
 
+def test_long_episodes_are_judged_in_pieces() -> None:
+    """Of few whole episodes chance would decide."""
+    generated = linear_episodes((300, 128, 5, 129), seed=5)
+    every = quality(generated, SOURCE, simulator=LinearSimulator())
+    assert (every.checked_windows, every.checked_transitions) == (7, 562)
+    assert sorted(every.evidence.generated.windows.lengths) == [1, 5, 44, 128, 128, 128, 128]
+    assert every.generated.oracle_reward == pytest.approx(generated.rewards.mean(), rel=1e-6)
+    many = linear_episodes((1_000,) * 20, seed=5)
+    some = quality(many, SOURCE, simulator=LinearSimulator(), sample=1_024)
+    assert some.checked_windows in (8, 9)
+
+
 def test_injected_dynamics_errors_are_found_exactly() -> None:
     gaps = np.array([0.0] * 5 + [0.3] * 4 + [2.0] * 3)
     found = measure(with_bad_last_states(windows(12, 8), gaps)).generated

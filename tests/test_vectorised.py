@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import adapters, policies, record
+from benchmarks import adapters, record
 from benchmarks.vectorised import ALGORITHMS, draws, training
 from benchmarks.vectorised import __main__ as speed
 from benchmarks.vectorised import stack as stacks
@@ -27,7 +27,6 @@ from benchmarks.vectorised.networks import Networks
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table, read_table
 from gta_datasets.adapters import to_d3rlpy
-from gta_datasets.demo import make_demo_dataset
 from tests.builders import linear_dataset, make_dataset
 from tests.smoke import tiny
 
@@ -240,83 +239,15 @@ def test_episodes_in_step_are_those_one_after_the_other() -> None:
     np.testing.assert_allclose(returns, expected, rtol=1e-5)
 
 
-def run_policies(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    sizes = ["--updates", "6", "--every", "4", "--batch-size", "8", "--episodes", "1", "--preset", "smoke"]
-    monkeypatch.setattr(
-        sys, "argv", ["policies", "bench/stacked-v0", *sizes, "--num-transitions", "50", *map(str, arguments)]
-    )
-    policies.main()
+def followed(path: Path, *, every: int = 4, seeds: Sequence[int] = (0, 1)) -> list[training.Trained]:
+    """Six updates of a few runs with evaluations, kept in a folder."""
+    runs = [Run(make_table(observations=11, actions=3), seed) for seed in seeds]
+    course = training.Course(IQL, gymnasium.spec("Hopper-v5"), 16, updates=6, every=every, episodes=1, seed=5)
+    return list(training.train_and_evaluate(runs, course, [path / f"{seed}.safetensors" for seed in seeds]))
 
 
-def test_missing_policies_are_trained_in_one_stack(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_demo_dataset("bench/stacked-v0", episodes=2)
-    trained: list[int] = []
-
-    def note(runs: Sequence[Run], *arguments: Any, **options: Any) -> Any:
-        trained.append(len(runs))
-        return training.train_and_evaluate(runs, *arguments, **options)
-
-    monkeypatch.setattr(policies, "train_and_evaluate", note)
-    run_policies(monkeypatch, "--variant", "source", "--seed", "1")
-    run_policies(monkeypatch, "--variant", "source", "--variant", "gta", "--seed", "0", "--seed", "1")
-    run_policies(monkeypatch, "--variant", "source", "--engine", "d3rlpy", "--algorithm", "iql")
-    assert trained == [1, 3]
-    units = [line["unit"] for line in record.read_lines(results / "policies.jsonl")]
-    assert [(unit["variant"], unit["seed"], unit["engine"], unit.get("algorithm")) for unit in units] == [
-        ("source", 1, "vectorised", None),
-        ("source", 0, "vectorised", None),
-        ("gta", 0, "vectorised", None),
-        ("gta", 1, "vectorised", None),
-        ("source", 0, "d3rlpy", "iql"),
-    ]
-    assert [list(line["returns"]) for line in record.read_lines(results / "policies.jsonl")] == 5 * [["4", "6"]]
-
-
-def test_an_interrupted_stack_ends_as_if_it_had_not_been(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_demo_dataset("bench/stacked-v0", episodes=2)
-    asked = [
-        "--variant",
-        "source",
-        "--algorithm",
-        "iql",
-        "--seed",
-        "0",
-        "--seed",
-        "1",
-        "--checkpoints",
-        str(tmp_path / "states"),
-    ]
-    run_policies(monkeypatch, *asked)
-    (results / "policies.jsonl").rename(results / "uninterrupted.jsonl")
-    begun: list[int] = []
-
-    def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> np.ndarray:
-        begun.append(stack.updates)
-        if stack.updates == 6 and begun.count(6) == 1:
-            raise KeyboardInterrupt
-        return evaluate(stack, *arguments, **options)
-
-    monkeypatch.setattr(training, "evaluate", killed_at_the_end)
-    with pytest.raises(KeyboardInterrupt):
-        run_policies(monkeypatch, *asked)
-    assert len(list((tmp_path / "states").iterdir())) == 2
-    run_policies(monkeypatch, *asked)
-    assert begun == [4, 6, 6]
-    assert not list((tmp_path / "states").iterdir())
-    resumed, whole = (returns_of(results / name) for name in ("policies.jsonl", "uninterrupted.jsonl"))
-    assert resumed == whole
-
-
-def test_evaluations_at_other_updates_begin_anew(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Past ones could only be made up from later weights."""
-    make_demo_dataset("bench/stacked-v0", episodes=2)
-    asked = ["--variant", "source", "--checkpoints", str(tmp_path / "states")]
-    run_policies(monkeypatch, *asked, "--every", "2")
-    (results / "policies.jsonl").rename(results / "whole.jsonl")
+def interrupted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, killed at the last evaluation."""
 
     def killed_at_the_end(stack: Stack, *arguments: Any, **options: Any) -> np.ndarray:
         if stack.updates == 6:
@@ -326,13 +257,26 @@ def test_evaluations_at_other_updates_begin_anew(
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate", killed_at_the_end)
         with pytest.raises(KeyboardInterrupt):
-            run_policies(patch, *asked, "--every", "4")
-    run_policies(monkeypatch, *asked, "--every", "2")
-    assert returns_of(results / "policies.jsonl") == returns_of(results / "whole.jsonl")
+            followed(path)
 
 
-def returns_of(ledger: Path) -> Sequence[dict[str, Any]]:
-    return [line["returns"] for line in record.read_lines(ledger)]
+def test_an_interrupted_stack_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = followed(tmp_path / "whole")
+    interrupted(tmp_path / "killed", monkeypatch)
+    trained: list[int] = []
+    train = Stack.train
+    monkeypatch.setattr(Stack, "train", lambda stack, updates: (trained.append(updates), train(stack, updates)))
+    resumed = followed(tmp_path / "killed")
+    assert trained == []
+    assert [list(run.scores) for run in whole] == [[4, 6], [4, 6]]
+    assert [run.scores for run in resumed] == [run.scores for run in whole]
+
+
+def test_evaluations_at_other_updates_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past ones could only be made up from later weights."""
+    whole = followed(tmp_path / "whole", every=2)
+    interrupted(tmp_path / "killed", monkeypatch)
+    assert [run.scores for run in followed(tmp_path / "killed", every=2)] == [run.scores for run in whole]
 
 
 def test_rates_are_measured_beside_d3rlpys(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import minari
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.adapters import DATASET, import_d3rlpy, make_source
+from benchmarks.adapters import DATASET, make_source
+from benchmarks.quiet import fit, import_d3rlpy
 from benchmarks.record import write_record
 from benchmarks.vectorised import ALGORITHMS
 from benchmarks.vectorised.agreement import largest_difference
@@ -89,22 +91,11 @@ def measure(algorithm: type[Learner], dataset: minari.MinariDataset, arguments: 
 def d3rlpy_training(
     algorithm: type[Learner], dataset: minari.MinariDataset, scaler: Any, arguments: argparse.Namespace
 ) -> Callable[[int], object]:
-    """d3rlpy's `fit` with our buffer, as `benchmarks.policies` calls it."""
+    """d3rlpy's `fit` with our buffer."""
     d3rlpy = import_d3rlpy()
     config = getattr(d3rlpy.algos, algorithm.config)
     theirs = config(batch_size=arguments.batch_size, observation_scaler=scaler).create(device=arguments.device)
-    buffer = to_d3rlpy(dataset)
-
-    def train(updates: int) -> None:
-        theirs.fit(
-            buffer,
-            n_steps=updates,
-            n_steps_per_epoch=updates,
-            show_progress=False,
-            logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
-        )
-
-    return train
+    return partial(fit, theirs, to_d3rlpy(dataset))
 
 
 def alternate(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.adapters import import_d3rlpy
+from benchmarks.quiet import import_d3rlpy
 from benchmarks.vectorised.iql import IQL
 from benchmarks.vectorised.learner import Learner, Setup
 from benchmarks.vectorised.networks import Layer

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.adapters import import_d3rlpy
+from benchmarks.quiet import import_d3rlpy
 from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.errors import DatasetError
 

@@ -69,7 +69,7 @@ class _Begun:
 
     place: int
     run: Run
-    path: Path | None
+    path: Path
     updates: int = 0
     seconds: float = 0.0
     scores: Scores = field(default_factory=dict)
@@ -78,7 +78,7 @@ class _Begun:
 
 
 def train_and_evaluate(
-    runs: Sequence[Run], course: Course, *, checkpoints: Sequence[Path] | None = None, deadline: float | None = None
+    runs: Sequence[Run], course: Course, checkpoints: Sequence[Path], deadline: float | None = None
 ) -> Iterator[Trained]:
     """Train runs, those together that have come equally far, and yield those that are over.
 
@@ -93,8 +93,7 @@ def train_and_evaluate(
     Raises:
         CacheError: a checkpoint cannot be written.
     """
-    paths: Sequence[Path | None] = [None] * len(runs) if checkpoints is None else checkpoints
-    begun = [_begin(place, run, path, course) for place, (run, path) in enumerate(zip(runs, paths, strict=True))]
+    begun = [_begin(place, run, path, course) for place, (run, path) in enumerate(zip(runs, checkpoints, strict=True))]
     begun.sort(key=lambda each: -each.updates)
     at_once = min(len(runs), max(1, MOST_ENVIRONMENTS // course.episodes))
     environments = [gymnasium.make(course.env_spec) for _ in range(at_once * course.episodes)]
@@ -105,9 +104,9 @@ def train_and_evaluate(
         env.close()
 
 
-def _begin(place: int, run: Run, path: Path | None, course: Course) -> _Begun:
+def _begin(place: int, run: Run, path: Path, course: Course) -> _Begun:
     try:
-        found = None if path is None else load_checkpoint(path)
+        found = load_checkpoint(path)
     except CacheError as error:
         print(f"{error}; it begins anew", file=sys.stderr)
         found = None
@@ -169,7 +168,6 @@ class _Together:
         share, self._started = (now - self._started) / len(self._begun), now
         for place, each in enumerate(self._begun):
             each.updates, each.seconds = self.stack.updates, each.seconds + share
-            if each.path is not None:
-                record = {name: getattr(each, name) for name in ("updates", "scores", "seconds")}
-                record["of"] = _made_of(each.run, self._course)
-                save_checkpoint(each.path, Checkpoint(self.stack.tensors_of(place), record), make_folder=True)
+            record = {name: getattr(each, name) for name in ("updates", "scores", "seconds")}
+            record["of"] = _made_of(each.run, self._course)
+            save_checkpoint(each.path, Checkpoint(self.stack.tensors_of(place), record), make_folder=True)

@@ -156,6 +156,9 @@ class SamplingConfig(SolverConfig):
     condition: Literal["amplified", "fixed", "none", "rewards"] = "amplified"
     relabel: bool = False  # rewards from a learned model of them instead of from the generator
     source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
+    # What is equally likely to be augmented: every window (the paper), or every transition, in a window around it. The
+    # first and the last windows of an episode then come (horizon + 1) / 2 times as often.
+    coverage: Literal["windows", "transitions"] = "windows"
     return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
     guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
@@ -177,6 +180,7 @@ class SamplingConfig(SolverConfig):
             "0 or a number of at least 1",
         )
         require_choice("condition", self.condition, ("amplified", "fixed", "none", "rewards"))
+        require_choice("coverage", self.coverage, ("windows", "transitions"))
         require(0 <= self.source_quantile < 1, "source_quantile", self.source_quantile, "a number in [0, 1)")
         require(self.guidance >= 0, "guidance", self.guidance, "a number of at least 0")
         require(self.guidance_start >= 0, "guidance_start", self.guidance_start, "a noise level of at least 0")

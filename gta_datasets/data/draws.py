@@ -61,7 +61,7 @@ class TrainingDraws:
 
 
 class SourceDraws:
-    """Windows to be augmented, drawn uniformly.
+    """Windows to be augmented, each as likely as any other, or those around transitions that are.
 
     Args:
         episodes: the source.
@@ -80,7 +80,7 @@ class SourceDraws:
     def some(self, size: int, stream: str, number: int) -> Windows:
         """`size` windows of a stream of one's own."""
         generator = numpy_generator(self._seed, stream, number)
-        return self._index.locate(self._eligible[generator.integers(len(self._eligible), size=size)])
+        return self._index.locate(self._drawn(self._eligible, size, generator))
 
     def again(self, number: int, attempt: int, lengths: NDArray[np.int64]) -> Windows:
         """Other windows of given lengths (B,) for a shard, each drawn among all of that length."""
@@ -90,8 +90,17 @@ class SourceDraws:
             # Shorter windows than the horizon are whole episodes.
             fitting = self._eligible[self._index.locate(self._eligible).length == length]
             slots = lengths == length
-            numbers[slots] = fitting[generator.integers(len(fitting), size=int(slots.sum()))]
+            numbers[slots] = self._drawn(fitting, int(slots.sum()), generator)
         return self._index.locate(numbers)
+
+    def _drawn(self, windows: NDArray[np.int64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """`size` of some windows, by their numbers."""
+        if self._config.coverage == "windows":
+            return windows[generator.integers(len(windows), size=size)]
+        cumulative = np.cumsum(self._index.around()[windows])
+        drawn = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
+        chosen: NDArray[np.int64] = windows[np.minimum(drawn, len(windows) - 1)]
+        return chosen
 
     @cached_property
     def below_quantile(self) -> NDArray[np.int64]:

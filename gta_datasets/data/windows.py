@@ -74,6 +74,20 @@ class WindowIndex:
         start = numbers - self.first[episode]
         return Windows(episode, start, np.minimum(self.lengths[episode], self.horizon))
 
+    def around(self) -> NDArray[np.float64]:
+        """For every window, of how many transitions it is the one, (W,).
+
+        Each transition of an episode has a window that holds it at a place drawn uniformly, and that is moved into the
+        episode where it would reach out of it. The first and the last window of an episode are those of
+        `(horizon + 1) / 2` transitions, all others of one, an only one of all.
+        """
+        weights = np.ones(len(self))
+        first, last = self.first[:-1], self.first[1:] - 1
+        several, only = last > first, last == first
+        weights[np.concatenate([first[several], last[several]])] = (self.horizon + 1) / 2
+        weights[first[only]] = self.lengths[only]
+        return weights
+
 
 def starting_at(episodes: Episodes, transitions: NDArray[np.integer], horizon: int) -> Windows:
     """The windows that begin with the given transitions (B,): `horizon` long, or up to the end of the episode."""

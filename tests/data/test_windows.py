@@ -31,6 +31,26 @@ def expected_windows(lengths: list[int], horizon: int, mode: Mode) -> list[tuple
 
 
 @pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
+@settings(max_examples=100, deadline=None)
+@given(lengths=lengths_of, horizon=st.integers(1, 14), mode=modes)
+def test_windows_around_transitions(lengths: list[int], horizon: int, mode: Mode) -> None:
+    expected: dict[tuple[int, int], float] = {}
+    for episode, length in enumerate(lengths):
+        if length < horizon and mode == "skip":
+            continue
+        for transition in range(length):
+            for place in range(horizon):
+                start = max(0, min(transition - place, length - horizon))
+                expected[episode, start] = expected.get((episode, start), 0) + 1 / horizon
+    if not expected:
+        return
+    index = WindowIndex.of(linear_episodes(lengths), horizon, short_episodes=mode)
+    windows = index.locate(np.arange(len(index)))
+    found = dict(zip(zip(windows.episode.tolist(), windows.start.tolist(), strict=True), index.around(), strict=True))
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore:horizon=.* is longer than every episode")
 @settings(max_examples=150, deadline=None)
 @given(lengths=lengths_of, horizon=st.integers(1, 14), mode=modes)
 def test_windows_are_numbered_one_to_one_and_stay_in_their_episode(

@@ -215,6 +215,17 @@ def test_only_the_best_episodes_are_augmented() -> None:
     assert set(found._draws.again(0, 1, found.lengths(0)).episode.tolist()) == best
 
 
+def test_starts_and_ends_are_augmented_more_often_if_every_transition_counts_alike() -> None:
+    episodes = linear_episodes((20, 30), seed=3)
+    found = method(episodes, coverage="transitions", windows_per_shard=20_000)
+    horizon = found._config.data.horizon
+    for windows in (found._draws.shard(0), found._draws.again(0, 1, found.lengths(0))):
+        counts = np.bincount(found._index.first[windows.episode] + windows.start, minlength=len(found._index))
+        expected = 20_000 * found._index.around() / 50
+        assert expected[0] == pytest.approx(400 * (horizon + 1) / 2)
+        assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
 def test_trap_the_terminal_penalty_is_in_the_condition_only(tmp_path: Path) -> None:
     """The released code trains on penalised rewards, and leaves the penalty in what it generates."""
     episodes = linear_episodes((9,) * 6, terminated=range(6))
