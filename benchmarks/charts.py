@@ -62,7 +62,7 @@ def distributions(experiment: Experiment, algorithm: str, runs: Runs) -> Figure 
         return None
     scores = {
         name: [
-            points
+            points.end
             for task in tasks
             for line in runs[algorithm, task.name, name]
             if (points := score(line, task)) is not None

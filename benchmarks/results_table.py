@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmarks.experiments import Experiment, Method, Scale
 from benchmarks.ledger import Found
 from benchmarks.quality import METRICS, source_of
@@ -29,6 +31,13 @@ EVERY = "mean of all"
 FEW = 500
 """Windows of a judged sample; a cell of fewer says so."""
 VERSIONS = ("gta-datasets", "torch", "d3rlpy", "gymnasium", "mujoco", "minari")
+
+
+class Score(NamedTuple):
+    """Normalised returns of a policy."""
+
+    end: float  # of the last evaluation
+    later: float  # mean of the second half of the evaluations, between which returns may go up and down
 
 
 class Row(NamedTuple):
@@ -103,7 +112,9 @@ def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]
                 _cell(samples[each.name], _paper(experiment, algorithm, each, shown, "d4rl_score"))
                 for each in experiment.methods
             ]
-            cells += [_test(samples[hero.name], samples[other.name]) for other in others if hero is not None]
+            cells += [
+                _test(_ends(samples[hero.name]), _ends(samples[other.name])) for other in others if hero is not None
+            ]
             rows.append(Row(label, algorithm, cells))
         averages = [
             _paper_part(_paper(experiment, algorithm, each, experiment.average, "d4rl_score"), 1)
@@ -145,14 +156,15 @@ def _of_few(line: Line | None) -> str:
     return "" if windows >= FEW else f" ({windows} windows)"
 
 
-def score(line: Line, task: Task) -> float | None:
-    """The last evaluation of a run, normalised; None where no references are known."""
-    last = max(line["returns"], key=int)
+def score(line: Line, task: Task) -> Score | None:
+    """Of a run; None where no references are known."""
+    looks = sorted(line["returns"], key=int)
     if task.reference is None:
-        found: float | None = line.get("normalised", {}).get(last)
-        return found
-    low, high = task.reference
-    return float(100 * (line["returns"][last]["mean"] - low) / (high - low))
+        found = [line.get("normalised", {}).get(look) for look in looks]
+    else:
+        low, high = task.reference
+        found = [100 * (line["returns"][look]["mean"] - low) / (high - low) for look in looks]
+    return None if None in found else Score(found[-1], float(np.mean(found[len(found) // 2 :])))
 
 
 def _without_score(experiment: Experiment, runs: Runs) -> list[str]:
@@ -171,7 +183,7 @@ def _without_score(experiment: Experiment, runs: Runs) -> list[str]:
 
 
 def _together(
-    experiment: Experiment, found: Mapping[tuple[str, str], Mapping[int, float]]
+    experiment: Experiment, found: Mapping[tuple[str, str], Mapping[int, Score]]
 ) -> list[tuple[tuple[str, ...], str]]:
     """The datasets on which all methods with any run have some, if there are several of both, and what to call them."""
     methods = {method for (_, method), scores in found.items() if scores}
@@ -181,21 +193,29 @@ def _together(
     return [(names, EVERY if len(names) == len(experiment.tasks) else f"mean of {' and '.join(names)}")]
 
 
-def _of_common_seeds(scores: Sequence[Mapping[int, float]]) -> list[list[float]]:
+def _of_common_seeds(scores: Sequence[Mapping[int, Score]]) -> list[list[Score]]:
     """Scores of the seeds that all datasets have, in their order, by dataset."""
     seeds = sorted(set.intersection(*map(set, scores)))
     return [[each[seed] for seed in seeds] for each in scores]
 
 
-def _cell(samples: list[list[float]], paper: tuple[float, float | None] | None) -> tuple[str, ...]:
+def _cell(samples: list[list[Score]], paper: tuple[float, float | None] | None) -> tuple[str, ...]:
     if not all(samples):
         return _paper_part(paper, 1)
-    found: Summary = summarise(samples)
-    spread = "" if found.std is None else f" ± {found.std:.1f}"
-    parts = [f"{found.mean:.1f}{spread} ({found.count} {'run' if found.count == 1 else 'runs'})"]
+    found, later = summarise(_ends(samples)), summarise([[each.later for each in scores] for scores in samples])
+    parts = [f"{_with_spread(found)} ({found.count} {'run' if found.count == 1 else 'runs'})"]
+    parts.append(f"second half {_with_spread(later)}")
     if found.interval is not None:
         parts.append(f"IQM {found.iqm:.1f} [{found.interval[0]:.1f}, {found.interval[1]:.1f}]")
     return (*parts, *_paper_part(paper, 1))
+
+
+def _with_spread(found: Summary) -> str:
+    return f"{found.mean:.1f}" + ("" if found.std is None else f" ± {found.std:.1f}")
+
+
+def _ends(samples: list[list[Score]]) -> list[list[float]]:
+    return [[each.end for each in scores] for scores in samples]
 
 
 def _test(ours: list[list[float]], theirs: list[list[float]]) -> tuple[str, ...]:

@@ -26,8 +26,9 @@ ABOUT = ("dataset", "algorithm", "seed")
 """What a line is about, before how it was made."""
 
 HOW = (
-    "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert). Mean and standard "
-    "deviation over seeds of the policy; what they learn from is generated once. IQM is the mean of the middle half of "
+    "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert); 'second half' is the "
+    "mean of the evaluations in the second half of the training. Mean and standard deviation over seeds of the policy; "
+    "what they learn from is generated once. IQM is the mean of the middle half of "
     "five runs or more, with a 95 % bootstrap interval that draws seeds within datasets; p is of Welch's two-sided "
     "test, not corrected for the number of tests, and says nothing of how data differ that are generated anew. A mean "
     "over datasets is of the seeds that all of them have. 'paper' is the GTA paper's number on D4RL's dataset of the "

@@ -17,7 +17,7 @@ from gta_datasets.config import MethodConfig
 from gta_datasets.config.fields import whole_number
 from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.export import write_minari
-from gta_datasets.metrics import Quality, quality
+from gta_datasets.metrics import LONGEST, Quality, quality
 from gta_datasets.page import check_page
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.plots.drawing import figure_class
@@ -227,13 +227,18 @@ class GTAAugmentedDataset(MinariDataset):
         return found
 
     def _sample(self, transitions: int) -> tuple[Episodes, NDArray[np.floating[Any]] | None]:
-        """Whole shards that hold at least `transitions` (or all there are), and the returns asked for if any were."""
+        """Whole shards that hold at least `transitions` (or all there are), and the returns asked for if any were.
+
+        Of long trajectories, of which few would do, there are more where they cost no more than reading them.
+        """
         parts: list[Episodes] = []
         asked: list[NDArray[np.floating[Any]]] = []
         for number, part in enumerate(self._pipeline.generated()):
             parts.append(part)
             asked.append(self._pipeline.shard(number)["asked_return"][: part.num_episodes])
-            if sum(part.num_transitions for part in parts) >= transitions:
+            lengths = np.concatenate([part.lengths for part in parts])
+            varied = np.minimum(lengths, LONGEST).sum() >= transitions
+            if varied or (lengths.sum() >= transitions and not self._pipeline.holds(number + 1)):
                 break
         returns = np.concatenate(asked)
         return concatenate(parts), None if np.isnan(returns).all() else returns

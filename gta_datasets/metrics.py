@@ -21,7 +21,7 @@ from gta_datasets.novelty import Novelty, novelty
 from gta_datasets.scores import Checked, Evidence, Quality, Scores
 from gta_datasets.simulator import Simulator, StandIn, Steps, roll_out, simulator_for, unavailable_reason
 
-__all__ = ["Quality", "quality"]
+__all__ = ["LONGEST", "Quality", "quality"]
 
 LONGEST = 128
 """Transitions of a window that is judged: of a few whole episodes, which copying methods make, chance would decide."""

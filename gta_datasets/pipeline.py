@@ -210,6 +210,10 @@ class Pipeline:
             return self._remembered(number)
         return self.fit().get_or_make(number, lambda: self._make(number))
 
+    def holds(self, number: int) -> bool:
+        """Whether a shard costs no more than reading it."""
+        return not self.augmenter.stored or number in self.fit().indices()
+
     def generate(self, workers: int = 1, backend: Backend = "process") -> None:
         """Make every missing shard of the plan, if the method stores any; arguments as of the dataset's `generate`."""
         workers = check_workers(workers, backend)

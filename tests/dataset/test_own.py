@@ -14,7 +14,7 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from gta_datasets import GTAAugmentedDataset, GTAConfig, compare
+from gta_datasets import GTAAugmentedDataset, GTAConfig, augment, compare
 from gta_datasets.errors import ConfigError, DatasetError, UntrustedDatasetError
 from tests.builders import linear_dataset, make_dataset, write_buffers
 from tests.dataset.helpers import SOURCES
@@ -170,6 +170,17 @@ def test_quality_generates_only_what_it_measures(dataset: minari.MinariDataset, 
     assert found.learned
     assert found.simulator == "a learned model of the source"
     assert "that the learned model gives" in str(found.rows())
+
+
+def test_quality_of_long_trajectories_is_not_of_a_few(tmp_path: Path) -> None:
+    source = linear_dataset("own/long-v0", lengths=[300] * 40)
+    copied = augment(source, "s4rl", cache_dir=tmp_path, num_transitions=12_000, transitions_per_shard=600)
+    found = copied.quality(sample=1_024, novelty_sample=10)
+    assert len(found.evidence.returns) == 8, "as many episodes as have 1,024 transitions if 128 of each count"
+    made = tiny(source, cache_dir=tmp_path, horizon=200, windows_per_shard=2, num_transitions=1_600)
+    assert len(made.quality(sample=400, novelty_sample=10).evidence.returns) == 2, "the third shard is not there yet"
+    made.generate()
+    assert len(made.quality(sample=400, novelty_sample=10).evidence.returns) == 4
 
 
 @pytest.mark.parametrize(
