@@ -34,10 +34,10 @@ def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec:
     return spec
 
 
-def facts(source: minari.MinariDataset, data: Any) -> dict[str, Any]:
-    """What a result's line says of the data behind it, the source and all that were trained on or judged."""
+def facts(source: minari.MinariDataset, data: Any, spec: EnvSpec) -> dict[str, Any]:
+    """What a result's line says of the environment and of the data behind it, the source and all that were used."""
     return {
-        "environment": evaluation_spec(source).id,
+        "environment": spec.id,
         "source": source.id,
         "transitions": {"source": int(source.total_steps), "all": int(data.total_steps)},
     }

@@ -134,7 +134,7 @@ class Method:
     real_fraction: float | None = None  # of every batch; None draws from all transitions alike
     batch_size: int | None = None  # instead of the scale's
     preset: str | None = None  # instead of the scale's
-    copies_episodes: bool = False  # as many transitions as the source has are judged: of few episodes chance decides
+    copies_episodes: bool = False  # judged by as many transitions as a source has: of few episodes chance decides
     repeats_experts: bool = False  # of a mixture, until there are as many as others
     paper: str | None = None  # its name in the paper's numbers, if another
     paper_row: str | None = None  # the paper's row, if not the dataset
@@ -354,10 +354,16 @@ EXPERIMENTS = {
                 Method("GTA, mu 0.75", {"mu": 0.75}),
                 Method("GTA, 4 of 5 real", real_fraction=0.8),
                 Method("GTA, ends covered", {"coverage": "transitions"}),
-                Method("GTA, shortly trained", preset="demo"),
-                replace(NONE, name="None, batch 1024", batch_size=1_024),
-                Method("GTA, batch 1024", batch_size=1_024),
+                Method("GTA, preset demo", preset="demo"),
             ),
+            ("TD3BC",),
+            note=OURS,
+        ),
+        Experiment(
+            "batches",
+            "GTA's data with large batches",
+            GYM_MEDIUM,
+            (replace(NONE, batch_size=1_024), replace(GTA, batch_size=1_024)),
             ("TD3BC",),
             note=OURS,
         ),

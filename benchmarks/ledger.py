@@ -78,6 +78,7 @@ def _checked(line: Line) -> Line:
         for sample in ("generated", "source"):
             line["quality"][sample].keys()
         int(line["quality"]["checked_windows"])
+        line["unit"]["settings"].keys(), line["unit"]["preset"], line["unit"]["num_transitions"]
     elif "error" not in line:
         for update, score in line["returns"].items():
             float(int(update) + score["mean"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import minari
@@ -12,7 +12,7 @@ import minari
 import gta_datasets
 from benchmarks.environments import facts
 
-__all__ = ["METRICS", "measure", "source_of"]
+__all__ = ["METRICS", "measure"]
 
 
 def measure(dataset: minari.MinariDataset, unit: Mapping[str, Any], novelty_sample: int) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def measure(dataset: minari.MinariDataset, unit: Mapping[str, Any], novelty_samp
         progress=False,
         **unit["settings"],
     )
+    known = facts(dataset, augmented, dataset.env_spec)
     fitted_before = augmented.is_fitted
     started = time.perf_counter()
     augmented.fit()
@@ -41,19 +42,13 @@ def measure(dataset: minari.MinariDataset, unit: Mapping[str, Any], novelty_samp
     quality = augmented.quality(sample=unit["sample"], novelty_sample=novelty_sample, seed=unit["seed"])
     seconds["judge"] = round(time.perf_counter() - generated, 1)
     return {
-        **facts(dataset, augmented),
+        **known,
         "config": augmented.config.to_dict(),
         "seconds": seconds,
         "acceptance_rate": augmented.acceptance_rate,
         "levels": augmented.levels,
         "quality": json.loads(quality.to_json()),
     }
-
-
-def source_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Scores of the source, of its sample of most windows: where a method makes whole episodes, it is of few."""
-    judged = [line["quality"] for line in lines]
-    return max(judged, key=lambda quality: quality["checked_windows"])["source"] if judged else None
 
 
 def _novelty(scores: Mapping[str, Any], space: str) -> float | None:

@@ -118,7 +118,7 @@ def of_settings(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any])
 def _circumstances(module: str, packages: Sequence[str]) -> dict[str, Any]:
     """Command, machine, versions and git revision."""
     # Where files lay is nobody else's concern.
-    arguments = re.sub(r"--(cache-dir|checkpoints) \S+ ?", "", " ".join(sys.argv[1:]))
+    arguments = re.sub(r"--cache-dir \S+ ?", "", " ".join(sys.argv[1:]))
     return {
         "command": f"python -m {module} {arguments}".strip(),
         "machine": {

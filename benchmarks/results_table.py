@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.experiments import Experiment, Method, Scale
 from benchmarks.ledger import Found
-from benchmarks.quality import METRICS, source_of
+from benchmarks.quality import METRICS
 from benchmarks.record import Line
 from benchmarks.statistics import Summary, summarise, welch
 from benchmarks.tasks import Task
@@ -37,7 +37,7 @@ class Score(NamedTuple):
     """Normalised returns of a policy."""
 
     end: float  # of the last evaluation
-    later: float  # mean of the second half of the evaluations, between which returns may go up and down
+    later: float | None  # mean of the second half of the evaluations, if these are several: returns go up and down
 
 
 class Row(NamedTuple):
@@ -72,7 +72,7 @@ def grid_of(experiment: Experiment, scale: Scale, found: Found) -> Grid:
             runs.setdefault((unit.algorithm, unit.task.name, unit.method.name), []).append(line)
     columns, rows = (_quality if experiment.kind == "quality" else _policies)(experiment, runs)
     sizes = {(unit.identity["updates"], unit.identity["batch_size"]) for unit in units if unit.algorithm is not None}
-    others = sorted(sizes - {(scale.updates, scale.batch_size)})
+    others = sizes - {(scale.updates, scale.batch_size)} if len(sizes) == 1 else set()  # else columns are named so
     notes = [f"{updates:,} updates of batch {batch_size:,}." for updates, batch_size in others]
     notes += [experiment.note] if experiment.note else []
     return Grid(
@@ -103,10 +103,7 @@ def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]
             for method in experiment.methods
         }
         for names, label in [((task.name,), task.name) for task in experiment.tasks] + _together(experiment, found):
-            samples = {
-                method.name: _of_common_seeds([found[name, method.name] for name in names])
-                for method in experiment.methods
-            }
+            samples = _samples(names, found, experiment.methods)
             shown = names[0] if len(names) == 1 else experiment.average if len(names) == len(experiment.tasks) else None
             cells = [
                 _cell(samples[each.name], _paper(experiment, algorithm, each, shown, "d4rl_score"))
@@ -137,22 +134,23 @@ def _quality(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]:
             lines = {
                 each.name: line for each in experiment.methods for line in runs.get((None, task.name, each.name), [])
             }
-            scores = {name: line["quality"]["generated"] for name, line in lines.items()}
-            scores[source.name] = source_of(list(lines.values()))
+            judged = {name: (line["quality"]["generated"], line["quality"]) for name, line in lines.items()}
+            if lines:
+                most = max((line["quality"] for line in lines.values()), key=lambda quality: quality["checked_windows"])
+                judged[source.name] = most["source"], most
             cells = []
             for method in (source, *experiment.methods):
-                found = scores.get(method.name)
-                number = None if found is None else value(found)
-                windows = _of_few(lines.get(method.name))
-                ours = () if number is None else (f"{number:.2f}{windows}",)
+                scores, quality = judged.get(method.name, (None, None))
+                number = None if scores is None else value(scores)
+                ours = () if number is None else (f"{number:.2f}{_of_few(quality)}",)
                 cells.append((*ours, *_paper_part(_paper(experiment, "-", method, task.name, metric), 2)))
             rows.append(Row(task.name, title, cells))
     return [source.name, *(method.name for method in experiment.methods)], rows
 
 
-def _of_few(line: Line | None) -> str:
+def _of_few(quality: Mapping[str, Any]) -> str:
     """How many windows were judged, if they were few; transitions of one window are much alike."""
-    windows = FEW if line is None else line["quality"]["checked_windows"]
+    windows = quality["checked_windows"]
     return "" if windows >= FEW else f" ({windows} windows)"
 
 
@@ -164,7 +162,10 @@ def score(line: Line, task: Task) -> Score | None:
     else:
         low, high = task.reference
         found = [100 * (line["returns"][look]["mean"] - low) / (high - low) for look in looks]
-    return None if None in found else Score(found[-1], float(np.mean(found[len(found) // 2 :])))
+    if None in found:
+        return None
+    half = found[len(found) // 2 :]
+    return Score(found[-1], float(np.mean(half)) if len(half) > 1 else None)
 
 
 def _without_score(experiment: Experiment, runs: Runs) -> list[str]:
@@ -193,18 +194,29 @@ def _together(
     return [(names, EVERY if len(names) == len(experiment.tasks) else f"mean of {' and '.join(names)}")]
 
 
-def _of_common_seeds(scores: Sequence[Mapping[int, Score]]) -> list[list[Score]]:
-    """Scores of the seeds that all datasets have, in their order, by dataset."""
-    seeds = sorted(set.intersection(*map(set, scores)))
-    return [[each[seed] for seed in seeds] for each in scores]
+def _samples(
+    names: Sequence[str], found: Mapping[tuple[str, str], Mapping[int, Score]], methods: Sequence[Method]
+) -> dict[str, list[list[Score]]]:
+    """Scores by method and dataset, in the order of seeds; of several datasets, of the seeds that all of it have."""
+    measured = [scores for name in names for method in methods if (scores := found[name, method.name])]
+    common = set.intersection(*map(set, measured)) if len(names) > 1 else None
+    return {
+        method.name: [
+            [score for seed, score in sorted(found[name, method.name].items()) if common is None or seed in common]
+            for name in names
+        ]
+        for method in methods
+    }
 
 
 def _cell(samples: list[list[Score]], paper: tuple[float, float | None] | None) -> tuple[str, ...]:
     if not all(samples):
         return _paper_part(paper, 1)
-    found, later = summarise(_ends(samples)), summarise([[each.later for each in scores] for scores in samples])
+    found = summarise(_ends(samples))
     parts = [f"{_with_spread(found)} ({found.count} {'run' if found.count == 1 else 'runs'})"]
-    parts.append(f"second half {_with_spread(later)}")
+    later = [[each.later for each in scores if each.later is not None] for scores in samples]
+    if all(later):
+        parts.append(f"second half {_with_spread(summarise(later))}")
     if found.interval is not None:
         parts.append(f"IQM {found.iqm:.1f} [{found.interval[0]:.1f}, {found.interval[1]:.1f}]")
     return (*parts, *_paper_part(paper, 1))
@@ -235,7 +247,7 @@ def mixtures(lines: Sequence[Line]) -> list[str]:
     seen: dict[str, Counter[str]] = {}
     for line in lines:
         facts = {name: line.get("versions", {}).get(name) for name in VERSIONS}
-        facts["trainer"] = line.get("trainer")
+        facts[f"trainer of {line['unit'].get('algorithm')}"] = line.get("trainer")
         facts[f"environment of {line['unit']['dataset']}"] = line.get("environment")
         facts["machine"] = line.get("machine", {}).get("gpu") or "no GPU"
         if line.get("source") != line["unit"]["dataset"]:

@@ -28,7 +28,7 @@ from benchmarks.algorithms import ALGORITHMS
 from benchmarks.cluster import connected, require_ray, work_by_ray
 from benchmarks.experiments import SCALES, TABLES, experiments_of
 from benchmarks.units import Unit, units_of
-from benchmarks.work import Order, work
+from benchmarks.work import Order, asked_to_end, work
 from gta_datasets.augment import cache_root
 
 __all__ = ["main", "select"]
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.backend == "ray":
         require_ray()  # now, and not after the first look at the data
     units = select(options)
-    if not units:
+    if not units and not all(each.skipped for each in experiments_of(options.table)):
         parser.error("no unit of these tables has that dataset, method and algorithm; --list shows all there are")
     if options.list:
         _list(units, options)
@@ -166,8 +166,15 @@ def _run(order: Order, workers: int) -> int:
     gpus = max(1, torch.cuda.device_count())
     orders = [replace(order, device=order.device.replace(":0", f":{number % gpus}")) for number in range(workers)]
     processes = [context.Process(target=work, args=(each,)) for each in orders]
-    for process in processes:
-        process.start()
+    with asked_to_end():
+        try:
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+        finally:
+            for process in processes:
+                process.terminate()  # of those that run: this one was interrupted
     for process in processes:
         process.join()
         if process.exitcode != 0:

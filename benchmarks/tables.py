@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="append", choices=TABLES, metavar="NAME", help="only these; may be repeated")
     parser.add_argument("--scale", choices=SCALES, default="cpu")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledgers")
-    parser.add_argument("--output", type=Path, help="folder of the tables (default: `tables` beside the ledgers)")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledger")
+    parser.add_argument("--output", type=Path, help="folder of the tables (default: `tables` beside the ledger)")
     options = parser.parse_args(arguments)
     chosen = experiments_of(options.table)
     output, scale = options.output or options.results / "tables", SCALES[options.scale]

@@ -77,7 +77,7 @@ class Prepared:
             "runs_at_once": runs,
             "trainer": trainer,
             "config": None if self.identity["settings"] is None else self.data.config.to_dict(),
-            **facts(self.source, self.data),
+            **facts(self.source, self.data, evaluation_spec(self.source)),
         }
 
 

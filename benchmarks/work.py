@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ from benchmarks.units import Unit, unit_id
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.tables import Table
 
-__all__ = ["Order", "do", "waiting", "work"]
+__all__ = ["Order", "asked_to_end", "do", "waiting", "work"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,18 @@ def work(order: Order) -> None:
     torch.set_num_threads(order.threads)
     if order.device.startswith("cuda"):
         torch.cuda.set_device(order.device)  # also for graphs, and for what generates data
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # who is asked to end has not died of a unit
-    try:
+    with asked_to_end():  # who is has not died of a unit
         for units, seconds, held in waiting(order):
             with held:
                 do(units, order, seconds)
+
+
+@contextmanager
+def asked_to_end() -> Iterator[None]:
+    """SIGTERM ends the process as an error would, so that it cleans up."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -126,13 +133,15 @@ def expected_seconds(unit: Unit, found: ledger.Found, *, gpu: bool) -> float | N
     """From what d3rlpy took per update of the same algorithm at this size of batches on a GPU, or on none.
 
     Where there is no such result, what one core takes, though a GPU may be faster: a run without a budget will tell.
-    None if that was not measured either. To judge data takes what it took at most with this preset and method.
+    None if that was not measured either. To judge data takes as long as others of this preset and method in the median.
     """
     identity = unit.identity
-    alike = [line for line in found.results.values() if bool(line.get("machine", {}).get("gpu")) == gpu]
+    timed = [line for line in found.results.values() if "seconds" in line]
+    alike = [line for line in timed if bool(line.get("machine", {}).get("gpu")) == gpu]
     if unit.algorithm is None:
         same = [line for line in alike if "quality" in line and _maker(line["unit"]) == _maker(identity)]
-        return max((sum(part or 0 for part in line["seconds"].values()) for line in same), default=None)
+        taken = [sum(part or 0 for part in line["seconds"].values()) for line in same]
+        return median(taken) if taken else None
     rates = [
         line["seconds"] / line["unit"]["updates"]
         for line in alike

@@ -181,7 +181,8 @@ class GTAAugmentedDataset(MinariDataset):
         the one behind `qualify` and "auto"; it is trained if there is none, and the notes of the result say so.
 
         Args:
-            sample: transitions that are set into the simulator; only as many shards as they need are generated.
+            sample: transitions that are set into the simulator; only as many shards as they need are generated. Of
+                trajectories of more than 128 transitions there are more in the sample if they are in the cache.
             novelty_sample: transitions whose nearest source point is searched.
             seed: of the samples.
 

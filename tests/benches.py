@@ -36,6 +36,6 @@ def start(results: Path, *arguments: str, table: str = "1-gym") -> int:
     return run.main(["--table", table, "--scale", "smoke", "--results", str(results), *arguments])
 
 
-def lines(results: Path, name: str = ledger.RUNS) -> list[dict[str, Any]]:
-    """What a ledger holds."""
-    return record.read_lines(results / name)
+def lines(results: Path) -> list[dict[str, Any]]:
+    """What the ledger holds."""
+    return record.read_lines(results / ledger.RUNS)

@@ -161,12 +161,17 @@ def test_what_kills_its_process_again_and_again_has_failed(tmp_path: Path, monke
 def test_who_is_asked_to_end_has_not_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
     only = ["--dataset", HOPPER, "--algorithm", "CQL", "--method", "None"]  # which keeps no checkpoints
-    with monkeypatch.context() as patch:
-        patch.setattr(work, "train_alone", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        for _ in range(4):
-            with pytest.raises(SystemExit):
-                start(tmp_path, *only)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody looked after it"))
+    try:
+        guard = signal.getsignal(signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            patch.setattr(work, "train_alone", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+            for _ in range(4):
+                with pytest.raises(SystemExit):
+                    start(tmp_path, *only)
+        assert signal.getsignal(signal.SIGTERM) is guard
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert start(tmp_path, *only) == 0
     assert [line["unit"]["algorithm"] for line in lines(tmp_path)] == ["CQL"]
 
@@ -293,7 +298,7 @@ def test_judging_takes_what_it_took_with_the_same_method(tmp_path: Path, capsys:
     only = ["--dataset", HOPPER, "--budget", "1h"]
     start(tmp_path, *only, "--method", "S4RL", table="21")
     (line,) = lines(tmp_path)
-    line["seconds"]["judge"], line["unit"]["seed"] = 4_000.0, 9
+    line["seconds"]["judge"], line["unit"]["seed"] = 4_000.0, 9  # another unit
     (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
     start(tmp_path, *only, "--method", "S4RL", "--method", "SynthER", table="21")
     assert "1 not begun, they would not end in time; the shortest takes 1.1 h" in capsys.readouterr().out

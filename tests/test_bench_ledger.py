@@ -1,4 +1,4 @@
-"""Which lines of the ledgers count."""
+"""Which lines of the ledger count."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.Cap
         {"quality": {}},
         {"quality": {"generated": {}}},
         {"quality": {"generated": {}, "source": {}}},
+        {"quality": {"generated": {}, "source": {}, "checked_windows": 3}},  # without settings
     ],
 )
 def test_a_line_without_a_result_is_named(tmp_path: Path, change: dict[str, object]) -> None:

@@ -88,6 +88,15 @@ def test_judged_data_of_the_paper_scale_have_its_settings() -> None:
     assert unit_of("21", HOPPER, "S4RL", "paper", None).identity["settings"] == {"method": "s4rl"}
 
 
+def test_a_method_may_have_a_preset_and_batches_of_its_own() -> None:
+    usual, other = (unit_of("factors", HOPPER, name, "cpu") for name in ("GTA", "GTA, preset demo"))
+    large = unit_of("batches", HOPPER, "GTA", "cpu")
+    assert (usual.identity["preset"], other.identity["preset"]) == ("cpu", "demo")
+    assert other.config["training"]["training_steps"] < usual.config["training"]["training_steps"]
+    assert (usual.identity["batch_size"], large.identity["batch_size"]) == (256, 1_024)
+    assert unit_of("1-gym", HOPPER, "GTA", "cpu").id == usual.id
+
+
 def test_data_that_are_missing_are_made_in_the_size_of_the_scale() -> None:
     replay = {
         scale: next(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,39 @@ def test_two_workers_never_do_the_same_unit(tmp_path: Path, capsys: pytest.Captu
     assert "0 done now" in capsys.readouterr().out
     start(tmp_path, *only)
     assert "1 done now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", [0, 9])
+def test_workers_end_with_who_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    ended: list[Process] = []
+
+    class Process:
+        exitcode = status
+
+        def __init__(self, **_: Any) -> None: ...
+
+        def start(self) -> None: ...
+
+        def join(self) -> None:
+            if asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def terminate(self) -> None:
+            ended.append(self)
+
+    monkeypatch.setattr(run.multiprocessing, "get_context", lambda _method: SimpleNamespace(Process=Process))
+    order = Order([], tmp_path, tmp_path, {}, None, 1, 1, "cpu")
+    asked = False
+    assert run._run(order, 2) == (2 if status else 0)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody looked after it"))
+    try:
+        asked = True
+        ended.clear()
+        with pytest.raises(SystemExit):
+            run._run(order, 2)
+        assert len(ended) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
@@ -126,8 +161,10 @@ def test_a_process_works_on_the_gpu_it_is_given(tmp_path: Path, monkeypatch: pyt
 
         def join(self) -> None: ...
 
+        def terminate(self) -> None: ...
+
     monkeypatch.setattr(run.multiprocessing, "get_context", lambda _method: SimpleNamespace(Process=Process))
-    run._run(order, 3)
+    assert run._run(order, 3) == 0
     assert [each.device for each in begun] == ["cuda:0", "cuda:1", "cuda:0"]
     for each in begun:
         work.work(each)

@@ -57,6 +57,13 @@ def test_long_episodes_are_judged_in_pieces() -> None:
     many = linear_episodes((1_000,) * 20, seed=5)
     some = quality(many, SOURCE, simulator=LinearSimulator(), sample=1_024)
     assert some.checked_windows in (8, 9)
+    mixed = linear_episodes((300,) * 3 + (10,) * 90, seed=6)
+    copied = quality(mixed, mixed, simulator=LinearSimulator(), sample=1_000)
+    short = [
+        (each.windows.lengths[each.windows.lengths == 10]).sum()
+        for each in (copied.evidence.generated, copied.evidence.source)
+    ]
+    assert min(short) > 300, "half of the transitions, in the source's sample too"
 
 
 def test_injected_dynamics_errors_are_found_exactly() -> None:
@@ -123,7 +130,7 @@ def test_all_steps_unstable_leaves_nothing_but_the_shares() -> None:
 
 @pytest.mark.parametrize("sample", [1, 50, 10**6])
 def test_whole_windows_are_drawn_and_the_source_gives_windows_of_the_same_lengths(sample: int) -> None:
-    generated = concatenate([windows(20, 8), windows(20, 3), linear_episodes((200, 1))])
+    generated = concatenate([windows(20, 8), windows(20, 3), linear_episodes((100, 1))])
     found = measure(generated, sample=sample)
     made, real = found.evidence.generated.windows, found.evidence.source.windows
     assert made.num_transitions >= min(sample, generated.num_transitions)
