@@ -34,6 +34,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16"),
     "optimizer": ("adam", "muon"),
     "sampler": ("heun", "dpm_2m"),
+    "coverage": ("windows", "transitions"),
     "condition": ("amplified", "fixed"),
 }
 
