@@ -49,7 +49,7 @@ def main() -> None:
         os.environ["MINARI_DATASETS_PATH"] = folder
         make_source()
         source = minari.load_dataset(DATASET)
-        kinds = {_key(unit): unit for unit in reversed(units)}  # locomotion's where there is one
+        kinds = {_key(unit): unit for unit in reversed(units)}  # the first in the order of the tables
         milliseconds = {key: 1e3 * _seconds(_training(kinds[key], source), arguments.seconds) for key in sorted(kinds)}
     measured = {"milliseconds_per_update": {key: round(taken, 2) for key, taken in milliseconds.items()}}
     path = record.write_record(
