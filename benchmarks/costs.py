@@ -22,8 +22,9 @@ import minari
 from benchmarks import record
 from benchmarks.adapters import DATASET, make_source
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.experiments import EXPERIMENTS
 from benchmarks.quiet import fit
+from benchmarks.scales import SCALES
 from benchmarks.units import Unit, units_of
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.stack import Stack

@@ -66,14 +66,14 @@ def extend(results: Path, lines: str) -> None:
 def read_all(results: Path) -> Found:
     """What was measured so far."""
     found: dict[str, list[Line]] = {}
-    lines, problems = record.read(results / RUNS, _checked)
+    lines, problems = record.read(results / RUNS, _check)
     for line in lines:
         found.setdefault(unit_id(line["unit"]), []).append(line)
     return Found(found, problems)
 
 
-def _checked(line: Line) -> Line:
-    """The line, if it has a result or an error; KeyError, TypeError or ValueError if not."""
+def _check(line: Line) -> None:
+    """Raise KeyError, TypeError, ValueError or AttributeError unless the line has a result or an error."""
     if "quality" in line:
         for sample in ("generated", "source"):
             line["quality"][sample].keys()
@@ -83,4 +83,3 @@ def _checked(line: Line) -> Line:
         for update, score in line["returns"].items():
             float(int(update) + score["mean"])
         max(line["returns"])
-    return line

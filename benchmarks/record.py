@@ -66,8 +66,8 @@ def read_lines(ledger: Path) -> list[Line]:
     return lines
 
 
-def read(ledger: Path, parse: Callable[[Line], Line] = lambda line: line) -> tuple[list[Line], list[str]]:
-    """The sound lines as `parse` makes them, and a sentence about every other, those among them that it cannot read."""
+def read(ledger: Path, check: Callable[[Line], object] = lambda _: None) -> tuple[list[Line], list[str]]:
+    """The sound lines, and a sentence about every other, those among them that `check` fails at."""
     lines, problems = [], []
     for number, text in enumerate(ledger.read_bytes().splitlines() if ledger.exists() else [], start=1):
         try:
@@ -75,7 +75,7 @@ def read(ledger: Path, parse: Callable[[Line], Line] = lambda line: line) -> tup
             unit = line["unit"]
             if not isinstance(unit["dataset"], str) or type(unit["seed"]) is not int:
                 raise TypeError("unit")
-            line = parse(line)
+            check(line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{ledger}, line {number} is no result ({type(error).__name__}: {error}); it is left out")
         else:

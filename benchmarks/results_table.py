@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.experiments import Experiment, Method, Scale
+from benchmarks.experiments import Experiment, Method
 from benchmarks.ledger import Found
 from benchmarks.quality import METRICS
 from benchmarks.record import Line
+from benchmarks.scales import Scale
 from benchmarks.statistics import Summary, summarise, welch
 from benchmarks.tasks import Task
 from benchmarks.units import units_of

@@ -26,7 +26,8 @@ import torch
 from benchmarks import ledger, record
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.cluster import connected, require_ray, work_by_ray
-from benchmarks.experiments import SCALES, TABLES, experiments_of
+from benchmarks.experiments import TABLES, experiments_of
+from benchmarks.scales import SCALES
 from benchmarks.units import Unit, units_of
 from benchmarks.work import Order, asked_to_end, work
 from gta_datasets.augment import cache_root
@@ -176,7 +177,6 @@ def _run(order: Order, workers: int) -> int:
             for process in processes:
                 process.terminate()  # of those that run: this one was interrupted
     for process in processes:
-        process.join()
         if process.exitcode != 0:
             print(f"a worker ended with exit code {process.exitcode}; its unit is still to do", file=sys.stderr)
     return sum(process.exitcode != 0 for process in processes)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from benchmarks import ledger, markdown, record
 from benchmarks.charts import distributions, learning_curves
-from benchmarks.experiments import EXPERIMENTS, SCALES, TABLES, Experiment, Scale, experiments_of
+from benchmarks.experiments import EXPERIMENTS, TABLES, Experiment, experiments_of
 from benchmarks.ledger import Found
 from benchmarks.results_table import Grid, Row, Runs, grid_of
+from benchmarks.scales import SCALES, Scale
 from benchmarks.units import units_of
 from gta_datasets.page import Line, Picture, write_page
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.experiments import Experiment, Method, Scale
+from benchmarks.experiments import Experiment, Method
+from benchmarks.scales import Scale
 from benchmarks.tasks import Task
 from benchmarks.vectorised.learner import MakeLearner
 from gta_datasets.augment import configuration

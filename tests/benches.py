@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import datasets, ledger, record, run
-from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.experiments import EXPERIMENTS
+from benchmarks.scales import SCALES
 from benchmarks.units import Unit, units_of
 
 HOPPER = "sim/hopper/medium-v0"

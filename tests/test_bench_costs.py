@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import adapters, costs, record
-from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.experiments import EXPERIMENTS
+from benchmarks.scales import SCALES
 from benchmarks.units import units_of
 
 

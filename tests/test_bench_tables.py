@@ -14,8 +14,9 @@ from scipy import stats
 
 from benchmarks import ledger, tables
 from benchmarks.charts import distributions, learning_curves
-from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.experiments import EXPERIMENTS
 from benchmarks.results_table import mixtures, score
+from benchmarks.scales import SCALES
 from benchmarks.statistics import share_above, summarise, welch
 from benchmarks.tasks import GYM, MAZE2D
 from benchmarks.units import Unit, units_of

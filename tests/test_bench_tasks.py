@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks import datasets
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.experiments import EXPERIMENTS, SCALES
+from benchmarks.experiments import EXPERIMENTS
 from benchmarks.results_table import PAPER
+from benchmarks.scales import SCALES
 from benchmarks.tasks import ANTMAZE, EXPERTS, GYM, MIXED, SHARES, Task
 from benchmarks.training import Prepared
 from benchmarks.units import units_of

@@ -38,8 +38,7 @@ class TrainingDraws:
         generator = numpy_generator(self._seed, "batch", step)
         if self._cumulative is None:
             return self._index.locate(generator.integers(len(self._index), size=size))
-        drawn = np.searchsorted(self._cumulative, generator.random(size) * self._cumulative[-1], side="right")
-        return self._index.locate(np.minimum(drawn, len(self._index) - 1))
+        return self._index.locate(_weighted(self._cumulative, size, generator))
 
     def _distribution(
         self, episodes: Episodes, returns: NDArray[np.float64], config: DataConfig
@@ -97,10 +96,12 @@ class SourceDraws:
         """`size` of some windows, by their numbers."""
         if self._config.coverage == "windows":
             return windows[generator.integers(len(windows), size=size)]
-        cumulative = np.cumsum(self._index.around()[windows])
-        drawn = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
-        chosen: NDArray[np.int64] = windows[np.minimum(drawn, len(windows) - 1)]
-        return chosen
+        return windows[_weighted(np.cumsum(self._around[windows]), size, generator)]
+
+    @cached_property
+    def _around(self) -> NDArray[np.float64]:
+        """How often each window is drawn where every transition counts alike."""
+        return self._index.around()
 
     @cached_property
     def below_quantile(self) -> NDArray[np.int64]:
@@ -120,3 +121,10 @@ class SourceDraws:
             return every
         best: NDArray[np.int64] = every[~np.isin(self._index.locate(every).episode, self.below_quantile)]
         return best
+
+
+def _weighted(cumulative: NDArray[np.float64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """`size` places, drawn by their weights, of which these are the sums."""
+    drawn = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
+    places: NDArray[np.int64] = np.minimum(drawn, len(cumulative) - 1)
+    return places
