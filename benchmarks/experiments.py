@@ -80,6 +80,7 @@ LEVELS = tuple(
 JUDGED = (S4RL, SYNTHER, DIFFSTITCH, GTA)
 FIXED = Method("fixed", {"condition": "fixed"})
 CONDITIONS = (FIXED, Method("unconditioned", {"condition": "none"}), Method("amplified"))
+EXPECTED = Method("expected", {"returns": "expected"})
 INPAINTED = Method("reward inpainting", {"condition": "rewards"})
 REWEIGHTED = Method("GTA reweighted", {"reweighting": "dense"})
 UNIFORM = Method("GTA uniform", {"reweighting": "none"})
@@ -227,7 +228,7 @@ EXPERIMENTS = {
             "conditions",
             "What the condition is, on all datasets",
             (*GYM, *GYM_EXPERT),
-            (*JUDGED, REWEIGHTED, *CONDITIONS[:2], Method("unlimited", {"return_limit": 0.0})),
+            (*JUDGED, REWEIGHTED, *CONDITIONS[:2], Method("unlimited", {"return_limit": 0.0}), EXPECTED),
             *METRICS,
             note=OURS,
         ),
@@ -253,6 +254,7 @@ EXPERIMENTS = {
                 Method("GTA, mu 0.75", {"mu": 0.75}),
                 Method("GTA, 4 of 5 real", real_fraction=0.8),
                 Method("GTA, ends covered", {"coverage": "transitions"}),
+                replace(EXPECTED, name="GTA, expected"),
                 Method("GTA, preset demo", preset="demo"),
             ),
             ("TD3BC",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.errors import WorkerError
 from gta_datasets.methods import build_augmenter
-from gta_datasets.methods.base import Augmenter, Shard
+from gta_datasets.methods.base import Augmenter, Consulted, Shard
 from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.plan import Combined, Plan
@@ -122,20 +122,23 @@ class Pipeline:
 
     @cached_property
     def _fitted_store(self) -> ShardStore:
+        teachers = self._fitted(self.augmenter.teachers)
         weights = self._shelf.fit(self.model_store, self.augmenter)
-        models: dict[str, Any] = {}
-        for name, model in self.augmenter.models.items():
-            store = self._shelf.store_of(model)
-            models[name] = [store.key, self._shelf.fit(store, model)]
         key = content_key(
             {
                 "model": self.model_store.key,
                 "weights": weights,
-                "models": models,
+                **({"teachers": teachers} if teachers else {}),  # there were none once: other shards stay
+                "models": self._fitted(self.augmenter.models),
                 "sampling": self.augmenter.sampling_identity,
             }
         )
         return ShardStore(self.cache_root, key)
+
+    def _fitted(self, models: Mapping[str, Consulted]) -> dict[str, list[str]]:
+        """Keys and digests of some models, which are fitted if they are not."""
+        stores = {name: self._shelf.store_of(model) for name, model in models.items()}
+        return {name: [stores[name].key, self._shelf.fit(stores[name], model)] for name, model in models.items()}
 
     @property
     def _shelf(self) -> Shelf:
@@ -167,7 +170,7 @@ class Pipeline:
 
     @property
     def is_fitted(self) -> bool:
-        models = self.augmenter.models.values()
+        models = [*self.augmenter.teachers.values(), *self.augmenter.models.values()]
         return self._shelf.holds(self.model_store, self.augmenter) and all(
             self._shelf.holds(self._shelf.store_of(model), model) for model in models
         )

@@ -38,6 +38,10 @@ class DataConfig(ReadingConfig):
     horizon: int = 31  # transitions per window; a window has one row more
     discount: float = 0.99  # gamma of the return-to-go
     terminal_penalty: float = 100.0  # subtracted from terminal rewards before returns are computed
+    # What a window is worth: the rewards recorded from its first transition to the end of the episode (the paper), or
+    # those of its own transitions and what a learned value function expects after them. Then it counts neither whether
+    # luck followed nor where the recording was cut off.
+    returns: Literal["recorded", "expected"] = "recorded"
     # Episodes of fewer than `horizon` transitions: windows filled up, or nothing made from them, as `skipped` says.
     short_episodes: Literal["pad", "skip"] = "pad"
     # How often a window is trained on (GTA section 4.1): all alike, those of high returns more often, or those of
@@ -53,6 +57,9 @@ class DataConfig(ReadingConfig):
         super()._check()
         require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
         require(0 <= self.discount <= 1, "discount", self.discount, "a number in [0, 1]")
+        require_choice("returns", self.returns, ("recorded", "expected"))
+        endless = self.returns == "expected" and self.discount == 1
+        require(not endless, "discount", self.discount, "below 1 with returns='expected'")
         require(self.terminal_penalty >= 0, "terminal_penalty", self.terminal_penalty, "a number of at least 0")
         require_choice("short_episodes", self.short_episodes, ("pad", "skip"))
         require_choice("reweighting", self.reweighting, ("none", "dense", "sparse"))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gta_datasets.config import SamplingConfig
 from gta_datasets.data.episodes import Episodes, FloatArray
 
-__all__ = ["amplify", "asked_returns", "penalise_terminals", "returns_to_go"]
+__all__ = ["amplify", "asked_returns", "n_step_returns", "penalise_terminals", "returns_to_go"]
 
 
 def penalise_terminals(rewards: FloatArray, terminations: NDArray[np.bool_], penalty: float) -> NDArray[np.float64]:
@@ -39,6 +39,33 @@ def returns_to_go(episodes: Episodes, *, discount: float, terminal_penalty: floa
         rows = starts[:longer] + step
         totals[rows] += discount * totals[rows + 1]
     return totals
+
+
+def n_step_returns(
+    episodes: Episodes, values: NDArray[np.float64], *, steps: int, discount: float, terminal_penalty: float = 0.0
+) -> NDArray[np.float64]:
+    """Discounted rewards of some transitions and the value of the state after them (Sutton and Barto 2018, eq. 7.1).
+
+    Fewer transitions where an episode ends before; after a termination nothing follows.
+
+    Args:
+        episodes: `E` episodes with `N` transitions.
+        values: of every observation, (N + E,), in units of reward.
+        steps: transitions whose rewards count as they are.
+        discount: gamma, in [0, 1].
+        terminal_penalty: subtracted from the reward of every terminal transition.
+
+    Returns:
+        (N,), in units of reward.
+    """
+    to_go = returns_to_go(episodes, discount=discount, terminal_penalty=terminal_penalty)
+    taken = np.minimum(steps, episodes.remaining)
+    goes_on = taken < episodes.remaining
+    recorded = np.where(goes_on, to_go[np.where(goes_on, np.arange(len(to_go)) + taken, 0)], 0.0)
+    ended = ~goes_on & np.repeat(episodes.terminations[episodes.offsets[1:] - 1], episodes.lengths)
+    expected = np.where(ended, 0.0, values[episodes.transition_rows + taken])
+    returns: NDArray[np.float64] = to_go + discount**taken * (expected - recorded)
+    return returns
 
 
 def amplify(returns: NDArray[np.floating[Any]], alpha: float) -> NDArray[np.floating[Any]]:

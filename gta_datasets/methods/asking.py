@@ -14,9 +14,10 @@ from gta_datasets.data.bank import WindowBatch
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.reading import Source
-from gta_datasets.data.returns import amplify, returns_to_go
+from gta_datasets.data.returns import amplify, n_step_returns, returns_to_go
 from gta_datasets.data.windows import Windows
 from gta_datasets.diffusion.edm import Condition
+from gta_datasets.models.value import ValueModel
 from gta_datasets.warn import warn
 
 __all__ = ["Returns", "warn_of_punished_success", "with_known_rewards"]
@@ -30,13 +31,21 @@ class Returns:
 
     Args:
         episodes: the source.
-        config: discount and terminal penalty.
+        config: discount, terminal penalty and horizon.
         device: where conditions are.
+        value: a fitted model of what follows a window; None to take what was recorded.
     """
 
-    def __init__(self, episodes: Episodes, config: DataConfig, device: torch.device) -> None:
+    def __init__(
+        self, episodes: Episodes, config: DataConfig, device: torch.device, value: ValueModel | None = None
+    ) -> None:
         self._offsets, self._device = episodes.offsets, device
-        self.to_go = returns_to_go(episodes, discount=config.discount, terminal_penalty=config.terminal_penalty)
+        discounting = {"discount": config.discount, "terminal_penalty": config.terminal_penalty}
+        self.to_go = (
+            returns_to_go(episodes, **discounting)
+            if value is None
+            else n_step_returns(episodes, value.predict(episodes.observations), steps=config.horizon, **discounting)
+        )
         """Of every transition, (N,)."""
         self.best = float(self.to_go.max())
         spread, rounding = float(self.to_go.std()), 1e-9 * float(np.abs(self.to_go).max())

@@ -55,6 +55,11 @@ class Augmenter(Fittable, Protocol):
     """Whether shards are worth keeping in the cache, because making one costs more than reading it."""
 
     @property
+    def teachers(self) -> Mapping[str, Consulted]:
+        """What the method is trained with, by what it is for; fitted in this order before `fit` is called."""
+        ...
+
+    @property
     def models(self) -> Mapping[str, Consulted]:
         """What the method consults besides, by what it is for; fitted in this order before `generate` is called."""
         ...
@@ -88,7 +93,7 @@ class Augmenter(Fittable, Protocol):
         ...
 
     def generate(self, shard: int) -> Shard:
-        """The trajectories of a shard; `fit` must have been called, and that of every one of `models`."""
+        """The trajectories of a shard; `fit` must have been called, and that of `teachers` and `models`."""
         ...
 
     def attempt(self, shard: int, attempt: int, lengths: NDArray[np.int64]) -> Shard:

@@ -66,6 +66,7 @@ class DiffStitch:
         self._states = StateModel(source, config, seed=seed, device=device)
         self._actions = InverseDynamicsModel(source, config.dynamics, seed=seed, device=device)
         self._rewards = RewardModel(source, config.dynamics, seed=seed, device=device)
+        self.teachers: Mapping[str, LearnedModel] = {}
         self.models: Mapping[str, LearnedModel] = {"inverse": self._actions, "reward": self._rewards}
         stitching, horizon = config.stitching, config.data.horizon
         self._length = stitching.steps_before + horizon + stitching.steps_after

@@ -37,6 +37,7 @@ from gta_datasets.methods.levels import MUS, LevelSearch
 from gta_datasets.methods.sampling import normal_numbers, sample_windows
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.models.reward import RewardModel
+from gta_datasets.models.value import ValueModel
 from gta_datasets.networks import build_network
 from gta_datasets.networks.compiled import compile_network
 from gta_datasets.networks.precision import autocast
@@ -69,6 +70,10 @@ class GTA:
         warn_of_punished_success(source, data)
         self._index = WindowIndex.of(source.episodes, data.horizon, short_episodes=data.short_episodes)
         self._rewards = RewardModel(source, config.dynamics, seed=seed, device=device)
+        self._value: ValueModel | None = None
+        if data.returns == "expected":
+            returns = {"discount": data.discount, "terminal_penalty": data.terminal_penalty}
+            self._value = ValueModel(source, config.dynamics, **returns, seed=seed, device=device)
         self._levels: LevelSearch | None = None
         self._flow: DistilledFlow | None = None
         self._models: dict[str, Consulted] = {"rewards": self._rewards} if config.sampling.relabel else {}
@@ -99,7 +104,7 @@ class GTA:
 
     @cached_property
     def _returns(self) -> Returns:
-        return Returns(self._source.episodes, self._config.data, self._device)
+        return Returns(self._source.episodes, self._config.data, self._device, self._value)
 
     @cached_property
     def _training_draws(self) -> TrainingDraws:
@@ -110,6 +115,10 @@ class GTA:
         if self._fitted is None:
             raise RuntimeError("fit() must be called before generate()")
         return self._fitted
+
+    @property
+    def teachers(self) -> Mapping[str, Consulted]:
+        return {} if self._value is None else {"value": self._value}
 
     @property
     def models(self) -> Mapping[str, Consulted]:
@@ -145,6 +154,7 @@ class GTA:
             **self._source.identity,
             "config": self._config.data_fields("data", "network", "training"),
             **({"failure": failure} if failure else {}),  # it was 0 for all data once: other models stay
+            **({"value": self._value.identity} if self._value else {}),
         }
 
     @property

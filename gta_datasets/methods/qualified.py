@@ -37,6 +37,7 @@ class Qualified:
     def __init__(self, method: Augmenter, dynamics: DynamicsModel, config: QualificationConfig) -> None:
         self._method, self._dynamics, self._config = method, dynamics, config
         self.discount = method.discount
+        self.teachers = method.teachers
         self.models: Mapping[str, Consulted] = {**method.models, "judge": dynamics}
 
     @property

@@ -44,6 +44,7 @@ class S4RL:
 
     def __init__(self, source: Source, config: S4RLConfig, *, seed: int) -> None:
         self._source, self._config, self._seed = source, config, seed
+        self.teachers: Mapping[str, LearnedModel] = {}
         self.models: Mapping[str, LearnedModel] = {}
         self.skipped: Mapping[int, str] = {}
         self.loss_history: list[tuple[int, float]] = []

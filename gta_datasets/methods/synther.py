@@ -56,6 +56,7 @@ class SynthER:
 
     def __init__(self, source: Source, config: SynthERConfig, *, seed: int, device: torch.device) -> None:
         self._source, self._config, self._seed, self._device = source, config, seed, device
+        self.teachers: Mapping[str, LearnedModel] = {}
         self.models: Mapping[str, LearnedModel] = {}
         self.skipped: Mapping[int, str] = {}
         self._fitted: Fitted[EDMDenoiser] | None = None

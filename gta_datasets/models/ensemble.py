@@ -28,7 +28,7 @@ from gta_datasets.data.reading import Source
 from gta_datasets.seeding import numpy_generator, seeded
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
-__all__ = ["LearnedModel", "NormalisedTransitions"]
+__all__ = ["Ensemble", "LearnedModel", "NormalisedTransitions", "StateModel"]
 
 CHUNK = 8_192  # transitions evaluated at once
 
@@ -61,7 +61,7 @@ class LearnedModel(ABC):
 
     def __init__(self, source: Source, config: DynamicsConfig, *, seed: int, device: torch.device) -> None:
         self._source, self._config, self._seed, self._device = source, config, seed, device
-        self._fitted: Fitted[_Ensemble] | None = None
+        self._fitted: Fitted[Ensemble] | None = None
 
     @abstractmethod
     def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
@@ -110,7 +110,7 @@ class LearnedModel(ABC):
         self._fitted = Fitted(ensemble.eval().requires_grad_(False), [], "")
 
     @property
-    def _trained(self) -> Fitted[_Ensemble]:
+    def _trained(self) -> Fitted[Ensemble]:
         if self._fitted is None:
             raise RuntimeError("fit() must be called before a prediction")
         return self._fitted
@@ -151,10 +151,10 @@ class LearnedModel(ABC):
             episodes.observations[rows[part] + 1],
         )
 
-    def _new_ensemble(self) -> _Ensemble:
+    def _new_ensemble(self) -> Ensemble:
         few = self._normalised_at(slice(1), self._source.episodes.transition_rows)
         with seeded(self._seed):
-            return _Ensemble(
+            return Ensemble(
                 self._config.dynamics_members,
                 self._inputs(few).shape[1],
                 self._targets(few).shape[1],
@@ -162,14 +162,14 @@ class LearnedModel(ABC):
                 self._config.dynamics_depth,
             ).to(self._device)
 
-    def _loss(self, ensemble: _Ensemble) -> Callable[[int], Tensor]:
+    def _loss(self, ensemble: Ensemble) -> Callable[[int], Tensor]:
         inputs, targets = self._examples()
 
         def loss_of_step(step: int) -> Tensor:
             generator = numpy_generator(self._seed, self.name, step)
             shape = (self._config.dynamics_members, self._config.dynamics_batch_size)
             rows = torch.from_numpy(self._draw(generator, shape)).to(self._device)
-            return self._error(ensemble(inputs[rows]), targets[rows])
+            return self._error(ensemble(inputs[rows]), self._aims(ensemble, targets, rows))
 
         return loss_of_step
 
@@ -190,6 +190,10 @@ class LearnedModel(ABC):
     def _error(self, predicted: Tensor, targets: Tensor) -> Tensor:
         """What training makes small; (members, batch, outputs) each."""
         return functional.mse_loss(predicted, targets)
+
+    def _aims(self, ensemble: Ensemble, targets: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG002 - of other models
+        """What some rows (members, batch) are to be predicted as by now; `targets` are those of all, (N, outputs)."""
+        return targets[rows]
 
     def _draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.int64]:
         """Which transitions a training step learns from: all are alike."""
@@ -215,7 +219,32 @@ class LearnedModel(ABC):
         return scale
 
 
-class _Ensemble(nn.Module):
+class StateModel(LearnedModel):
+    """A model of a number that belongs to a state; training finds it where the rewards are."""
+
+    def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return np.concatenate([transitions.states, transitions.constants], axis=1)
+
+    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
+        return transitions.labels
+
+    def _inputs_of(self, observations: FloatArray) -> NDArray[np.float32]:
+        """What the model is given of some states (n, obs_dim), (n, inputs)."""
+        columns = self._columns
+        return np.concatenate([columns.states(observations), columns.context_of(observations)], axis=1)
+
+    def _found_for(self, observations: FloatArray) -> NDArray[np.float64]:
+        """The number of every state (n, obs_dim), (n,)."""
+        ensemble, found = self._trained.module, np.empty(len(observations))
+        for part in chunks(len(observations), CHUNK):
+            inputs = torch.from_numpy(self._inputs_of(observations[part])).to(self._device)
+            with torch.no_grad():
+                predicted = ensemble(inputs[None]).mean(dim=0)
+            found[part] = self._columns.reward.inverse(predicted.cpu().numpy())[:, 0]
+        return found
+
+
+class Ensemble(nn.Module):
     """`members` residual perceptrons side by side: (members or 1, n, inputs) -> (members, n, outputs)."""
 
     def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int) -> None:

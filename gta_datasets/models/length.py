@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from gta_datasets.config import DynamicsConfig
 from gta_datasets.data.episodes import FloatArray
 from gta_datasets.data.reading import Source
-from gta_datasets.models.ensemble import LearnedModel, NormalisedTransitions
+from gta_datasets.models.ensemble import StateModel
 
 __all__ = ["LengthModel"]
 
 
-class LengthModel(LearnedModel):
+class LengthModel(StateModel):
     """A model of the transitions that are left of an episode, of one source dataset.
 
     It predicts the logarithm: what matters is the share by which an estimate is off. Episodes that were cut count as if
@@ -40,14 +40,4 @@ class LengthModel(LearnedModel):
 
     def predict(self, observations: FloatArray) -> NDArray[np.float64]:
         """Transitions from `observations` (n, obs_dim) to the end of the episode, (n,), at least 1."""
-        left = np.empty(len(observations))
-        actions = np.zeros((len(observations), self._columns.num_actions), np.float32)
-        for part, predicted, _ in self._predicted(observations, actions, observations):
-            left[part] = np.exp(self._columns.reward.inverse(predicted)[:, 0])
-        return np.maximum(left, 1.0)
-
-    def _inputs(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
-        return np.concatenate([transitions.states, transitions.constants], axis=1)
-
-    def _targets(self, transitions: NormalisedTransitions) -> NDArray[np.float32]:
-        return transitions.labels
+        return np.maximum(np.exp(self._found_for(observations)), 1.0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.data.returns import amplify, penalise_terminals, returns_to_go
+from gta_datasets.data.returns import amplify, n_step_returns, penalise_terminals, returns_to_go
 from tests.builders import linear_episodes
 
 lengths_of = st.lists(st.integers(1, 9), min_size=1, max_size=7)
@@ -52,6 +52,36 @@ def test_return_to_go_is_the_discounted_sum(
     np.testing.assert_allclose(
         found, sum_of_discounted_rewards(episodes, discount, penalty), rtol=1e-12, atol=1e-12 * (1 + penalty)
     )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=lengths_of,
+    terminated=st.sets(st.integers(0, 6)),
+    steps=st.integers(0, 12),
+    discount=st.one_of(st.sampled_from([0.0, 1.0, 0.99]), st.floats(0, 1)),
+    penalty=st.sampled_from([0.0, 100.0]),
+    seed=st.integers(0, 1000),
+)
+def test_n_step_returns_are_rewards_and_the_value_after_them(
+    lengths: list[int], terminated: set[int], steps: int, discount: float, penalty: float, seed: int
+) -> None:
+    episodes = with_rewards(lengths, terminated, seed)
+    values = np.random.default_rng(seed + 1).normal(size=len(episodes.observations))
+    expected = []
+    for number in range(episodes.num_episodes):
+        episode = episodes.slice(number, number + 1)
+        own = values[episodes.observation_offsets[number] :]
+        for step in range(episode.num_transitions):
+            taken = range(step, min(step + steps, episode.num_transitions))
+            total = sum(
+                discount ** (later - step) * (float(episode.rewards[later]) - penalty * episode.terminations[later])
+                for later in taken
+            )
+            over = any(episode.terminations[later] for later in taken)
+            expected.append(total + (0.0 if over else discount ** len(taken) * own[step + len(taken)]))
+    found = n_step_returns(episodes, values, steps=steps, discount=discount, terminal_penalty=penalty)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11 * (1 + penalty))
 
 
 def test_the_known_return_of_a_constant_reward() -> None:

@@ -14,9 +14,12 @@ from torch import Tensor
 from gta_datasets.config import GTAConfig
 from gta_datasets.data.draws import TrainingDraws
 from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.returns import n_step_returns
+from gta_datasets.errors import ConfigError
 from gta_datasets.methods import gta as gta_module
 from gta_datasets.methods.gta import GTA
 from gta_datasets.presets import PRESETS
+from gta_datasets.store import content_key
 from tests.builders import linear_episodes, linear_source
 from tests.smoke import TINY
 
@@ -185,6 +188,42 @@ def test_inpainted_rewards_are_the_windows_amplified(tmp_path: Path, monkeypatch
     others = method(linear_episodes(terminated=(0, 5)), condition="none")
     others.fit(tmp_path, progress=False)
     assert np.abs(others.generate(0)["rewards"] - shard["rewards"]).max() > 0.1
+
+
+def test_expected_returns_are_of_the_windows_own_rewards_and_the_value_after_them(tmp_path: Path) -> None:
+    episodes = linear_episodes((20,) * 8, terminated=(0, 5))
+    recorded, found = method(episodes), method(episodes, returns="expected", discount=0.9)
+    assert not recorded.teachers
+    value = found.teachers["value"]
+    value.fit(tmp_path, progress=False)
+    expected = n_step_returns(
+        episodes,
+        value.predict(episodes.observations),
+        steps=found._config.data.horizon,
+        discount=0.9,
+        terminal_penalty=100.0,
+    )
+    np.testing.assert_array_equal(found._returns.to_go, expected)
+    windows = found._draws.shard(0)
+    (tmp_path / "model").mkdir()
+    found.fit(tmp_path / "model", progress=False)
+    at = episodes.offsets[windows.episode] + windows.start
+    np.testing.assert_array_equal(found.generate(0)["source_return"], expected[at].astype(np.float32))
+
+
+def test_a_model_told_expected_returns_depends_on_the_value_model() -> None:
+    """One that is told recorded returns does not."""
+    for returns in ("recorded", "expected"):
+        one, other = (
+            content_key(method(linear_episodes(), returns=returns, dynamics_steps=steps).model_identity)
+            for steps in (30, 31)
+        )
+        assert (one != other) == (returns == "expected")
+
+
+def test_a_return_without_end_cannot_be_expected() -> None:
+    with pytest.raises(ConfigError, match=r"discount=1\.0 is not allowed; choose below 1 with returns='expected'"):
+        GTAConfig().replace(returns="expected", discount=1.0)
 
 
 def test_relabelled_rewards_are_those_of_the_model(tmp_path: Path) -> None:
