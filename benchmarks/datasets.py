@@ -217,6 +217,19 @@ def _maze(level: str) -> tuple[Maze, bool]:
 _env = cache(make_env)
 
 
+def behaviour(name: str) -> SquashedGaussian:
+    """The one policy that acts in all episodes of a dataset such as `sim/hopper/medium-v0`.
+
+    Raises:
+        DatasetError: there are several, or it is a maze's controller.
+    """
+    body, level = parse(name)
+    policies = _policies(body, level) if body in BODIES else ()
+    if len(policies) == 1 and isinstance(policies[0], SquashedGaussian):
+        return policies[0]
+    raise DatasetError(f"{name} was not recorded by one policy; the levels medium and expert are")
+
+
 @cache
 def _policies(body: str, level: str) -> tuple[Policy, ...]:
     """What acts in a dataset's episodes, in turn."""

@@ -1,0 +1,133 @@
+"""What becomes of the states in which windows end, if the policy behind the data goes on from there.
+
+python -m benchmarks.aftermath sim/walker2d/medium-v0 --variant alpha=1.3 --variant alpha=1.1
+
+A window of high return is worth little if it ends in a fall. Recorded windows are compared with generated ones, of
+which every variant names settings. Writes `results/aftermath/<dataset>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import minari
+import numpy as np
+from numpy.typing import NDArray
+
+import gta_datasets
+from benchmarks.datasets import behaviour
+from benchmarks.record import write_record
+from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.reading import read_episodes
+from gta_datasets.errors import DatasetError
+from gta_datasets.rollouts import SquashedGaussian
+from gta_datasets.simulator import Simulator, simulator_for
+
+__all__ = ["follow", "main", "recorded_windows"]
+
+HORIZONS = (20, 50, 200)
+"""Steps within which falls are counted; rewards are added up over the last."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Follow recorded and generated windows, and write what became of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME=VALUE[,...]")
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--windows", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    source, policy = minari.load_dataset(options.dataset), behaviour(options.dataset)
+    simulator = simulator_for(source.env_spec)
+    if simulator is None:
+        raise DatasetError(f"{options.dataset} has no environment that can be set to a state")
+    found: dict[str, Any] = {}
+    for variant in options.variant:
+        settings = {name: json.loads(value) for name, value in (part.split("=") for part in variant.split(","))}
+        augmented = gta_datasets.augment(
+            source, preset=options.preset, num_transitions=40 * options.windows, seed=options.seed, **settings
+        )
+        generated = read_episodes(augmented.generated).episodes
+        if not found:
+            windows = recorded_windows(read_episodes(source).episodes, int(generated.lengths.max()), options.windows)
+            found["source"] = judge(windows, simulator, policy, options.seed)
+        some = generated.slice(0, min(options.windows, generated.num_episodes))  # they were drawn at random
+        found[variant] = judge(some, simulator, policy, options.seed)
+    measured = {"dataset": options.dataset, "preset": options.preset, "seed": options.seed, "windows_end_in": found}
+    path = write_record(f"aftermath/{options.dataset.replace('/', '-')}", "benchmarks.aftermath", measured)
+    print(path.read_text())
+
+
+def recorded_windows(episodes: Episodes, horizon: int, number: int) -> Episodes:
+    """`number` windows of `horizon` transitions, spread evenly over all that do not end the task."""
+    starts = np.concatenate(
+        [
+            first + np.arange(max(0, length - horizon + 1 - ended))
+            for first, length, ended in zip(
+                episodes.offsets, episodes.lengths, episodes.terminations[episodes.offsets[1:] - 1], strict=False
+            )
+        ]
+    )
+    starts = starts[np.linspace(0, len(starts) - 1, number).astype(np.int64)]
+    rows = (starts[:, None] + np.arange(horizon)).ravel()
+    observed = (episodes.transition_rows[starts][:, None] + np.arange(horizon + 1)).ravel()
+    return Episodes(
+        episodes.observations[observed],
+        episodes.actions[rows],
+        episodes.rewards[rows],
+        episodes.terminations[rows],
+        np.arange(len(rows)) % horizon == horizon - 1,
+        horizon * np.arange(number + 1),
+    )
+
+
+def judge(windows: Episodes, simulator: Simulator, policy: SquashedGaussian, seed: int) -> dict[str, Any]:
+    """What becomes of the last states of windows that do not end the task."""
+    last = windows.offsets[1:] - 1
+    goes_on = ~windows.terminations[last]
+    states = windows.observations[windows.observation_offsets[1:] - 1][goes_on]
+    per_step = (windows.returns / windows.lengths)[goes_on]
+    lasted, earned = follow(states, simulator, policy, steps=HORIZONS[-1], rng=np.random.default_rng(seed))
+    return {
+        "windows": int(goes_on.sum()),
+        "reward_per_step": round(float(per_step.mean()), 2),
+        "fallen_within": {str(steps): round(float((lasted < steps).mean()), 4) for steps in HORIZONS},
+        f"return_of_next_{HORIZONS[-1]}": round(float(earned.mean()), 1),
+        "standard_error": round(float(earned.std(ddof=1) / np.sqrt(len(earned))), 1),
+    }
+
+
+def follow(
+    states: NDArray[Any], simulator: Simulator, policy: SquashedGaussian, *, steps: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Let a policy act from observed states on.
+
+    Args:
+        states: observations (n, obs_dim).
+        simulator: of the environment.
+        policy: what acts.
+        steps: at most.
+        rng: of the policy.
+
+    Returns:
+        Steps without a termination (n,), and the rewards until then (n,), that of the termination included.
+    """
+    lasted, earned = np.full(len(states), steps), np.zeros(len(states))
+    alive, states = np.arange(len(states)), np.asarray(states, np.float64)
+    for step in range(steps):
+        found = simulator.step(states, policy.act(states, rng))
+        over = found.terminations | ~found.stable
+        earned[alive] += np.where(found.stable, found.rewards, 0.0)
+        lasted[alive[over]] = step
+        alive, states = alive[~over], found.next_observations[~over]
+        if not len(alive):
+            break
+    return lasted, earned
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What becomes of the last states of windows, in a world where that is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import aftermath, datasets, record
+from gta_datasets.errors import DatasetError
+from gta_datasets.rollouts import SquashedGaussian
+from gta_datasets.simulator import Steps
+from tests.builders import linear_episodes
+
+
+class Countdown:
+    """Every state says how many steps are left; each step earns 1, and what is beyond 90 is unstable."""
+
+    name, observation_size, action_size = "countdown", 1, 1
+
+    def step(self, observations: np.ndarray, actions: np.ndarray) -> Steps:
+        left = observations - 1
+        assert actions.shape == observations.shape
+        return Steps(left, np.ones(len(left)), left[:, 0] <= 0, observations[:, 0] <= 90)
+
+
+def small_policy() -> SquashedGaussian:
+    layers = ("hidden_0", "hidden_1", "mean", "log_std")
+    weights = {f"{name}.weight": np.zeros((1, 1), np.float32) for name in layers}
+    return SquashedGaussian(weights | {f"{name}.bias": np.zeros(1, np.float32) for name in layers})
+
+
+def test_states_are_followed_until_they_end() -> None:
+    states = np.array([[3.0], [1.0], [50.0], [95.0]], np.float32)
+    lasted, earned = aftermath.follow(states, Countdown(), small_policy(), steps=10, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(lasted, [2, 0, 10, 0])
+    np.testing.assert_array_equal(earned, [3.0, 1.0, 10.0, 0.0])
+
+
+def test_recorded_windows_go_on_or_end_a_recording() -> None:
+    episodes = linear_episodes((6, 4, 2, 9), terminated=(0, 2))
+    windows = aftermath.recorded_windows(episodes, 4, 8)
+    assert windows.num_episodes == 8
+    assert not windows.terminations.any()
+    whole = {
+        episodes.observations[row : row + 5].tobytes()
+        for episode, starts in ((0, (0, 1)), (1, (0,)), (3, range(6)))
+        for row in (episodes.observation_offsets[episode] + start for start in starts)
+    }
+    found = {windows.slice(window, window + 1).observations.tobytes() for window in range(8)}
+    assert len(found) == 8
+    assert found <= whole
+    for window in range(8):
+        one = windows.slice(window, window + 1)
+        (row,) = np.flatnonzero((episodes.observations == one.observations[0]).all(axis=1))
+        first = row - np.searchsorted(episodes.observation_offsets, row, side="right") + 1
+        np.testing.assert_array_equal(one.rewards, episodes.rewards[first : first + 4])
+
+
+def test_recorded_and_generated_windows_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    datasets.make("sim/hopper/medium-v0", steps=600)
+    arguments = ["sim/hopper/medium-v0", "--preset", "smoke", "--windows", "20"]
+    aftermath.main([*arguments, "--variant", "alpha=1.3", "--variant", 'alpha=1.0,returns="expected"'])
+    found = json.loads((tmp_path / "results" / "aftermath" / "sim-hopper-medium-v0.json").read_text())["windows_end_in"]
+    assert list(found) == ["source", "alpha=1.3", 'alpha=1.0,returns="expected"']
+    for judged in found.values():
+        assert judged["windows"] == 20
+        within = list(judged["fallen_within"].values())
+        assert within == sorted(within)
+    assert found["source"]["reward_per_step"] > 1
+    assert found["source"]["return_of_next_200"] > 100
+
+
+@pytest.mark.parametrize("name", ["sim/hopper/medium-replay-v0", "sim/pointmaze/umaze-v0", "sim/hopper/random-v0"])
+def test_only_a_policy_of_one_recording_can_go_on(name: str) -> None:
+    with pytest.raises(DatasetError, match="was not recorded by one policy"):
+        datasets.behaviour(name)
