@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import minari
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,7 @@ from benchmarks.datasets import behaviour
 from benchmarks.record import write_record
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import read_episodes
-from gta_datasets.errors import DatasetError
-from gta_datasets.rollouts import SquashedGaussian
-from gta_datasets.simulator import Simulator, simulator_for
+from gta_datasets.rollouts import SquashedGaussian, make_env
 
 __all__ = ["follow", "main", "recorded_windows"]
 
@@ -42,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     source, policy = minari.load_dataset(options.dataset), behaviour(options.dataset)
-    simulator = simulator_for(source.env_spec)
-    if simulator is None:
-        raise DatasetError(f"{options.dataset} has no environment that can be set to a state")
+    env = make_env(source.env_spec.id)
     found: dict[str, Any] = {}
     for variant in options.variant:
         settings = {name: json.loads(value) for name, value in (part.split("=") for part in variant.split(","))}
@@ -54,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         generated = read_episodes(augmented.generated).episodes
         if not found:
             windows = recorded_windows(read_episodes(source).episodes, int(generated.lengths.max()), options.windows)
-            found["source"] = judge(windows, simulator, policy, options.seed)
+            found["source"] = judge(windows, env, policy, options.seed)
         some = generated.slice(0, min(options.windows, generated.num_episodes))  # they were drawn at random
-        found[variant] = judge(some, simulator, policy, options.seed)
+        found[variant] = judge(some, env, policy, options.seed)
     measured = {"dataset": options.dataset, "preset": options.preset, "seed": options.seed, "windows_end_in": found}
     path = write_record(f"aftermath/{options.dataset.replace('/', '-')}", "benchmarks.aftermath", measured)
     print(path.read_text())
@@ -85,13 +82,13 @@ def recorded_windows(episodes: Episodes, horizon: int, number: int) -> Episodes:
     )
 
 
-def judge(windows: Episodes, simulator: Simulator, policy: SquashedGaussian, seed: int) -> dict[str, Any]:
+def judge(windows: Episodes, env: gymnasium.Env[Any, Any], policy: SquashedGaussian, seed: int) -> dict[str, Any]:
     """What becomes of the last states of windows that do not end the task."""
     last = windows.offsets[1:] - 1
     goes_on = ~windows.terminations[last]
     states = windows.observations[windows.observation_offsets[1:] - 1][goes_on]
     per_step = (windows.returns / windows.lengths)[goes_on]
-    lasted, earned = follow(states, simulator, policy, steps=HORIZONS[-1], rng=np.random.default_rng(seed))
+    lasted, earned = follow(states, env, policy, steps=HORIZONS[-1], seed=seed)
     return {
         "windows": int(goes_on.sum()),
         "reward_per_step": round(float(per_step.mean()), 2),
@@ -102,30 +99,36 @@ def judge(windows: Episodes, simulator: Simulator, policy: SquashedGaussian, see
 
 
 def follow(
-    states: NDArray[Any], simulator: Simulator, policy: SquashedGaussian, *, steps: int, rng: np.random.Generator
+    states: NDArray[Any], env: gymnasium.Env[Any, Any], policy: SquashedGaussian, *, steps: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Let a policy act from observed states on.
 
+    What an observation hides is 0 at first (the way covered) or its clipped value (velocities).
+
     Args:
-        states: observations (n, obs_dim).
-        simulator: of the environment.
+        states: observations (n, obs_dim): all positions but the first, and all velocities.
+        env: of Gymnasium's MuJoCo family, without a limit of time.
         policy: what acts.
         steps: at most.
-        rng: of the policy.
+        seed: of the policy.
 
     Returns:
         Steps without a termination (n,), and the rewards until then (n,), that of the termination included.
     """
     lasted, earned = np.full(len(states), steps), np.zeros(len(states))
-    alive, states = np.arange(len(states)), np.asarray(states, np.float64)
-    for step in range(steps):
-        found = simulator.step(states, policy.act(states, rng))
-        over = found.terminations | ~found.stable
-        earned[alive] += np.where(found.stable, found.rewards, 0.0)
-        lasted[alive[over]] = step
-        alive, states = alive[~over], found.next_observations[~over]
-        if not len(alive):
-            break
+    simulation: Any = env.unwrapped
+    positions = simulation.model.nq - 1
+    for number, state in enumerate(np.asarray(states, np.float64)):
+        rng = np.random.default_rng((seed, number))
+        env.reset(seed=seed)
+        simulation.set_state(np.append(0.0, state[:positions]), state[positions:])
+        observation = state
+        for step in range(steps):
+            observation, reward, terminated, _, _ = simulation.step(policy.act(observation, rng))
+            earned[number] += reward
+            if terminated:
+                lasted[number] = step
+                break
     return lasted, earned
 
 

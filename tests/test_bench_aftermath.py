@@ -4,39 +4,59 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks import aftermath, datasets, record
 from gta_datasets.errors import DatasetError
-from gta_datasets.rollouts import SquashedGaussian
-from gta_datasets.simulator import Steps
+from gta_datasets.rollouts import SquashedGaussian, make_env
 from tests.builders import linear_episodes
 
 
 class Countdown:
-    """Every state says how many steps are left; each step earns 1, and what is beyond 90 is unstable."""
+    """A position says how many steps are left, whatever happens; each step earns 1, and 10 where the velocity is 1."""
 
-    name, observation_size, action_size = "countdown", 1, 1
+    def __init__(self) -> None:
+        self.unwrapped, self.model = self, SimpleNamespace(nq=2)
 
-    def step(self, observations: np.ndarray, actions: np.ndarray) -> Steps:
-        left = observations - 1
-        assert actions.shape == observations.shape
-        return Steps(left, np.ones(len(left)), left[:, 0] <= 0, observations[:, 0] <= 90)
+    def reset(self, *, seed: int) -> None:
+        self.state = np.full(2, np.nan)
+
+    def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+        assert positions[0] == 0
+        self.state = np.append(positions[1:], velocities)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        assert action.shape == (1,)
+        self.state = self.state - [1, 0]
+        return self.state, 1.0 + 9 * self.state[1], bool(self.state[0] <= 0), False, {}
 
 
 def small_policy() -> SquashedGaussian:
     layers = ("hidden_0", "hidden_1", "mean", "log_std")
-    weights = {f"{name}.weight": np.zeros((1, 1), np.float32) for name in layers}
+    weights = {f"{name}.weight": np.zeros((2 if name == "hidden_0" else 1, 1), np.float32) for name in layers}
     return SquashedGaussian(weights | {f"{name}.bias": np.zeros(1, np.float32) for name in layers})
 
 
 def test_states_are_followed_until_they_end() -> None:
-    states = np.array([[3.0], [1.0], [50.0], [95.0]], np.float32)
-    lasted, earned = aftermath.follow(states, Countdown(), small_policy(), steps=10, rng=np.random.default_rng(0))
-    np.testing.assert_array_equal(lasted, [2, 0, 10, 0])
-    np.testing.assert_array_equal(earned, [3.0, 1.0, 10.0, 0.0])
+    states = np.array([[3, 0], [1, 1], [50, 0]], np.float32)
+    lasted, earned = aftermath.follow(states, Countdown(), small_policy(), steps=10, seed=0)
+    np.testing.assert_array_equal(lasted, [2, 0, 10])
+    np.testing.assert_array_equal(earned, [3.0, 10.0, 10.0])
+
+
+def test_the_environment_goes_on_from_the_observed_state() -> None:
+    episode = datasets.episode("sim/hopper/medium-v0", 0, seed=0)
+    state = np.asarray(episode.observations)[40]
+
+    class Recorded(SquashedGaussian):
+        def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            return np.asarray(episode.actions)[40]
+
+    _, earned = aftermath.follow(state[None], make_env("Hopper-v5"), Recorded({}), steps=1, seed=0)
+    np.testing.assert_allclose(earned, episode.rewards[40], rtol=1e-6)
 
 
 def test_recorded_windows_go_on_or_end_a_recording() -> None:
