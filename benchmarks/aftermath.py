@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import gta_datasets
 from benchmarks.datasets import behaviour
 from benchmarks.record import write_record
+from gta_datasets.config import GTAConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.rollouts import SquashedGaussian, make_env
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Follow recorded and generated windows, and write what became of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME=VALUE[,...]")
+    parser.add_argument(
+        "--variant", type=_variant, action="append", required=True, help="settings, such as alpha=1.1,mu=0.25"
+    )
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--windows", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -43,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source, policy = minari.load_dataset(options.dataset), behaviour(options.dataset)
     env = make_env(source.env_spec.id)
     found: dict[str, Any] = {}
-    for variant in options.variant:
-        settings = {name: json.loads(value) for name, value in (part.split("=") for part in variant.split(","))}
+    for name, settings in options.variant:
         augmented = gta_datasets.augment(
             source, preset=options.preset, num_transitions=40 * options.windows, seed=options.seed, **settings
         )
@@ -53,10 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             windows = recorded_windows(read_episodes(source).episodes, int(generated.lengths.max()), options.windows)
             found["source"] = judge(windows, env, policy, options.seed)
         some = generated.slice(0, min(options.windows, generated.num_episodes))  # they were drawn at random
-        found[variant] = judge(some, env, policy, options.seed)
+        found[name] = judge(some, env, policy, options.seed)
     measured = {"dataset": options.dataset, "preset": options.preset, "seed": options.seed, "windows_end_in": found}
     path = write_record(f"aftermath/{options.dataset.replace('/', '-')}", "benchmarks.aftermath", measured)
     print(path.read_text())
+
+
+def _variant(text: str) -> tuple[str, dict[str, Any]]:
+    """A variant's name, and its settings: numbers, and words as they are."""
+    settings = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or name == "horizon" or name not in GTAConfig.keywords():
+            raise argparse.ArgumentTypeError(f"{part!r} is not a setting of GTA and its value; windows are all as long")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return text, settings
 
 
 def recorded_windows(episodes: Episodes, horizon: int, number: int) -> Episodes:

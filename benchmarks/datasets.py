@@ -223,7 +223,7 @@ def behaviour(name: str) -> SquashedGaussian:
     Raises:
         DatasetError: there are several, or it is a maze's controller.
     """
-    body, level = parse(name)
+    body, level = parse(name) if name in NAMES else ("", "")
     policies = _policies(body, level) if body in BODIES else ()
     if len(policies) == 1 and isinstance(policies[0], SquashedGaussian):
         return policies[0]

@@ -126,8 +126,8 @@ _EXAMPLE = (
 )
 _RETURNS = (
     "Every dot is a window: the discounted return it was asked for, against the discounted rewards it contains. A"
-    " rising cloud means that asking for more yields more. The axes differ because the asked return reaches to the"
-    " end of the episode and the window does not."
+    " rising cloud means that asking for more yields more. The axes differ because the asked return counts what"
+    " follows the window, too."
 )
 _STATES = (
     "States seen from the two directions in which the source varies most. Blue on the light grey cloud: known"

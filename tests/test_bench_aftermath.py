@@ -83,9 +83,9 @@ def test_recorded_and_generated_windows_are_compared(tmp_path: Path, monkeypatch
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     datasets.make("sim/hopper/medium-v0", steps=600)
     arguments = ["sim/hopper/medium-v0", "--preset", "smoke", "--windows", "20"]
-    aftermath.main([*arguments, "--variant", "alpha=1.3", "--variant", 'alpha=1.0,returns="expected"'])
+    aftermath.main([*arguments, "--variant", "alpha=1.3", "--variant", "alpha=1.0,returns=expected"])
     found = json.loads((tmp_path / "results" / "aftermath" / "sim-hopper-medium-v0.json").read_text())["windows_end_in"]
-    assert list(found) == ["source", "alpha=1.3", 'alpha=1.0,returns="expected"']
+    assert list(found) == ["source", "alpha=1.3", "alpha=1.0,returns=expected"]
     for judged in found.values():
         assert judged["windows"] == 20
         within = list(judged["fallen_within"].values())
@@ -94,7 +94,23 @@ def test_recorded_and_generated_windows_are_compared(tmp_path: Path, monkeypatch
     assert found["source"]["return_of_next_200"] > 100
 
 
-@pytest.mark.parametrize("name", ["sim/hopper/medium-replay-v0", "sim/pointmaze/umaze-v0", "sim/hopper/random-v0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sim/hopper/medium-replay-v0",
+        "sim/pointmaze/umaze-v0",
+        "sim/hopper/random-v0",
+        "mujoco/hopper/medium-v0",
+        "cartpole-v0",
+    ],
+)
 def test_only_a_policy_of_one_recording_can_go_on(name: str) -> None:
     with pytest.raises(DatasetError, match="was not recorded by one policy"):
         datasets.behaviour(name)
+
+
+@pytest.mark.parametrize("variant", ["alpha", "beta=1", "horizon=7"])
+def test_variants_are_settings_that_leave_windows_as_long(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        aftermath.main(["sim/hopper/medium-v0", "--variant", variant])
+    assert "is not a setting of GTA and its value" in capsys.readouterr().err

@@ -24,7 +24,7 @@ class QualificationConfig(Stage):
 
 @dataclass(frozen=True)
 class DynamicsConfig(Stage):
-    """The small models that are learned beside a method's own: of dynamics, rewards, actions, lengths and endings."""
+    """The small models learned beside a method's own: of dynamics, rewards, values, actions, lengths and endings."""
 
     dynamics_members: int = 3  # networks in the ensemble
     dynamics_width: int = 256  # channels

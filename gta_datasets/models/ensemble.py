@@ -236,11 +236,13 @@ class StateModel(LearnedModel):
     def _found_for(self, observations: FloatArray) -> NDArray[np.float64]:
         """The number of every state (n, obs_dim), (n,)."""
         ensemble, found = self._trained.module, np.empty(len(observations))
+        statistics = self._columns.reward
         for part in chunks(len(observations), CHUNK):
             inputs = torch.from_numpy(self._inputs_of(observations[part])).to(self._device)
             with torch.no_grad():
                 predicted = ensemble(inputs[None]).mean(dim=0)
-            found[part] = self._columns.reward.inverse(predicted.cpu().numpy())[:, 0]
+            # Even if all that was recorded is the same number: what is learned may be another one.
+            found[part] = predicted.cpu().numpy()[:, 0] * statistics.scale[0] + statistics.mean[0]
         return found
 
 

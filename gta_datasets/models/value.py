@@ -26,7 +26,8 @@ class ValueModel(StateModel):
 
     It learns the returns-to-go that were recorded. Where an episode was cut off, by a time limit or the end of the
     recording, the value that the model itself gives its last state stands for the rest (Pardo et al. 2018, arXiv
-    1712.00378, section 4: partial-episode bootstrapping).
+    1712.00378, section 4: partial-episode bootstrapping). That takes the more updates the nearer the discount is to 1
+    and the shorter what was recorded: with 0.99 the default suffices, with 0.999 and 31 transitions it does not.
 
     Args:
         source: the dataset's arrays.

@@ -73,7 +73,7 @@ def asked_returns(evidence: Evidence) -> Figure | None:
     figure, (axes,) = new_figure()
     shown = thin(len(asked), 4_000)
     axes.plot(asked[shown], got[shown], ".", color=GENERATED, markersize=4, alpha=0.35, markeredgewidth=0)
-    axes.set(xlabel="return asked for, to the end of the episode", ylabel="return of the window's own steps")
+    axes.set(xlabel="return asked for, with what follows the window", ylabel="return of the window's own steps")
     return figure
 
 

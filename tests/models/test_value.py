@@ -35,6 +35,15 @@ def test_a_recording_that_was_cut_off_is_worth_as_much_as_one_that_goes_on(tmp_p
     np.testing.assert_allclose(found, 1 / (1 - DISCOUNT), rtol=0.1)
 
 
+def test_values_need_not_be_what_was_recorded(tmp_path: Path) -> None:
+    """All that was recorded is a single reward of 1, and it goes on."""
+    episodes = linear_episodes((1,) * 60)
+    episodes = dataclasses.replace(episodes, rewards=np.ones(60, np.float32))
+    found = fitted(episodes, tmp_path, discount=0.5).predict(episodes.observations)
+    np.testing.assert_allclose(found, 2.0, atol=0.5)
+    assert abs(found.mean() - 2.0) < 0.1
+
+
 def countdown(episodes: Episodes) -> Episodes:
     """The first number of a state is the share of the transitions that are left."""
     observations = np.zeros_like(episodes.observations)
