@@ -24,6 +24,7 @@ from benchmarks.record import write_record
 from gta_datasets.config import GTAConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import read_episodes
+from gta_datasets.data.windows import WindowIndex, cut
 from gta_datasets.rollouts import SquashedGaussian, make_env
 
 __all__ = ["follow", "main", "recorded_windows"]
@@ -77,25 +78,11 @@ def _variant(text: str) -> tuple[str, dict[str, Any]]:
 
 def recorded_windows(episodes: Episodes, horizon: int, number: int) -> Episodes:
     """`number` windows of `horizon` transitions, spread evenly over all that do not end the task."""
-    starts = np.concatenate(
-        [
-            first + np.arange(max(0, length - horizon + 1 - ended))
-            for first, length, ended in zip(
-                episodes.offsets, episodes.lengths, episodes.terminations[episodes.offsets[1:] - 1], strict=False
-            )
-        ]
-    )
-    starts = starts[np.linspace(0, len(starts) - 1, number).astype(np.int64)]
-    rows = (starts[:, None] + np.arange(horizon)).ravel()
-    observed = (episodes.transition_rows[starts][:, None] + np.arange(horizon + 1)).ravel()
-    return Episodes(
-        episodes.observations[observed],
-        episodes.actions[rows],
-        episodes.rewards[rows],
-        episodes.terminations[rows],
-        np.arange(len(rows)) % horizon == horizon - 1,
-        horizon * np.arange(number + 1),
-    )
+    index = WindowIndex.of(episodes, horizon, short_episodes="skip")
+    windows = index.locate(np.arange(len(index)))
+    last = episodes.offsets[windows.episode] + windows.start + horizon - 1
+    numbers = np.flatnonzero(~episodes.terminations[last])
+    return cut(episodes, index.locate(numbers[np.linspace(0, len(numbers) - 1, number).astype(np.int64)]))
 
 
 def judge(windows: Episodes, env: gymnasium.Env[Any, Any], policy: SquashedGaussian, seed: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class SquashedGaussian:
             return cls(dict(arrays))
 
     def act(self, observation: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Random actions for `observation (..., obs_dim)`, each entry within -1 and 1, (..., act_dim)."""
+        """A random action for `observation (obs_dim,)`, each entry within -1 and 1, (act_dim,)."""
         hidden = np.maximum(self._layer("hidden_0", observation.astype(np.float32)), 0)
         hidden = np.maximum(self._layer("hidden_1", hidden), 0)
         mean = self._layer("mean", hidden)

@@ -119,14 +119,17 @@ class LearnedModel(ABC):
         self, observations: FloatArray, actions: FloatArray, following: FloatArray
     ) -> Iterator[tuple[slice, NDArray[np.float32], NormalisedTransitions]]:
         """Predictions (n, outputs) for some transitions, part by part, with the parts themselves."""
-        ensemble = self._trained.module
         unknown = np.zeros(len(observations), np.float32)
         for part in chunks(len(observations), CHUNK):
             transitions = self._normalised(observations[part], actions[part], unknown[part], following[part])
-            inputs = torch.from_numpy(self._inputs(transitions)).to(self._device)
-            with torch.no_grad():
-                predicted = ensemble(inputs[None]).mean(dim=0)
-            yield part, predicted.cpu().numpy(), transitions
+            yield part, self._mean_of_members(self._inputs(transitions)), transitions
+
+    def _mean_of_members(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What all members predict together, (n, outputs), for inputs (n, inputs)."""
+        with torch.no_grad():
+            predicted = self._trained.module(torch.from_numpy(inputs).to(self._device)[None]).mean(dim=0)
+        found: NDArray[np.float32] = predicted.cpu().numpy()
+        return found
 
     def _normalised(
         self, observations: FloatArray, actions: FloatArray, labels: FloatArray, following: FloatArray
@@ -235,14 +238,11 @@ class StateModel(LearnedModel):
 
     def _found_for(self, observations: FloatArray) -> NDArray[np.float64]:
         """The number of every state (n, obs_dim), (n,)."""
-        ensemble, found = self._trained.module, np.empty(len(observations))
-        statistics = self._columns.reward
+        found, statistics = np.empty(len(observations)), self._columns.reward
         for part in chunks(len(observations), CHUNK):
-            inputs = torch.from_numpy(self._inputs_of(observations[part])).to(self._device)
-            with torch.no_grad():
-                predicted = ensemble(inputs[None]).mean(dim=0)
+            predicted = self._mean_of_members(self._inputs_of(observations[part]))[:, 0]
             # Even if all that was recorded is the same number: what is learned may be another one.
-            found[part] = predicted.cpu().numpy()[:, 0] * statistics.scale[0] + statistics.mean[0]
+            found[part] = predicted * statistics.scale[0] + statistics.mean[0]
         return found
 
 
