@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks import record
 from benchmarks.record import Line
-from benchmarks.units import Unit, unit_id
+from benchmarks.units import Unit, question_id, unit_id
 
 __all__ = ["RUNS", "Found", "extend", "read_all"]
 
@@ -22,6 +22,7 @@ class Found(NamedTuple):
     """What the ledger of a folder says."""
 
     lines: dict[str, list[Line]]  # by id of the unit, as they were written one after the other
+    answers: dict[str, list[Line]]  # the same without errors, by id of the unit's question
     problems: list[str]  # one sentence per line that could not be read
 
     @property
@@ -35,8 +36,8 @@ class Found(NamedTuple):
 
         Of a longer run it is the beginning.
         """
-        lines = reversed(self.lines.get(unit.id, []))
-        found = next((line for line in lines if "error" not in line and unit.is_answered_by(line)), None)
+        lines = reversed(self.answers.get(unit.question, []))
+        found = next((line for line in lines if unit.is_answered_by(line)), None)
         return found or self._beginning(unit)
 
     def _beginning(self, unit: Unit) -> Line | None:
@@ -66,10 +67,13 @@ def extend(results: Path, lines: str) -> None:
 def read_all(results: Path) -> Found:
     """What was measured so far."""
     found: dict[str, list[Line]] = {}
+    answers: dict[str, list[Line]] = {}
     lines, problems = record.read(results / RUNS, _check)
     for line in lines:
         found.setdefault(unit_id(line["unit"]), []).append(line)
-    return Found(found, problems)
+        if "error" not in line:
+            answers.setdefault(question_id(line["unit"]), []).append(line)
+    return Found(found, answers, problems)
 
 
 def _check(line: Line) -> None:

@@ -18,7 +18,7 @@ from benchmarks.experiments import EXPERIMENTS, TABLES, Experiment, experiments_
 from benchmarks.ledger import Found
 from benchmarks.results_table import Grid, Row, Runs, grid_of
 from benchmarks.scales import SCALES, Scale
-from benchmarks.units import units_of
+from benchmarks.units import unit_id, units_of
 from gta_datasets.page import Line, Picture, write_page
 
 __all__ = ["main"]
@@ -141,13 +141,16 @@ def _curves_beside(page: Path, algorithm: str) -> Path:
 def _strangers(found: Found, scale: Scale) -> list[str]:
     """Lines that are no unit of any scale, and in what they differ from the nearest of this one."""
     units = {unit.id: unit for unit in units_of(EXPERIMENTS.values(), scale)}
-    elsewhere = {unit.id for other in SCALES.values() for unit in units_of(EXPERIMENTS.values(), other)} - units.keys()
+    everywhere = [unit for other in SCALES.values() for unit in units_of(EXPERIMENTS.values(), other)]
+    answers = {unit_id(line["unit"]) for unit in everywhere if (line := found.answer(unit))}
+    elsewhere = {unit.id for unit in everywhere} - units.keys()
     sentences = []
     for key, line in found.results.items():
         identity = line["unit"]
-        if key in units and found.answer(units[key]) is None:
+        if key in answers or key in elsewhere:
+            continue
+        if key in units:
             sentences.append(f"{key}: the settings of its data are no longer what the library takes.")
-        if key in units or key in elsewhere:
             continue
         differences = [
             [name for name in identity if identity[name] != unit.identity.get(name)]

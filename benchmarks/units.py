@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks.tasks import Task
 from benchmarks.vectorised.learner import MakeLearner
 from gta_datasets.augment import configuration
 
-__all__ = ["Unit", "unit_id", "units_of"]
+__all__ = ["Unit", "question_id", "unit_id", "units_of"]
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,25 @@ class Unit:
         """The identity in a few letters."""
         return unit_id(self.identity)
 
-    def is_answered_by(self, line: dict[str, Any]) -> bool:
-        """Whether a result with this unit's id is of data made with what its settings mean today.
+    @property
+    def question(self) -> str:
+        """The identity but for how the data were asked for, in a few letters."""
+        return question_id(self.identity)
 
-        A default of the library that has changed since makes another result; a field that it has got since does not,
-        nor one that steers only how data are computed.
+    def is_answered_by(self, line: dict[str, Any]) -> bool:
+        """Whether a result that has this unit's question is of data made with what its settings mean today.
+
+        It does not matter what was asked for, if that came to the same: a default of the library that has changed
+        since makes another result, and old results may be those of a unit that names the old value. A line without a
+        field that the library has got since counts as one with its default; fields that steer only how data are
+        computed do not count.
         """
         today, then = self.config, line.get("config")
         if today is None:
             return True
+        default = _resolved(self._preset, method=_method(self.settings))
         return then is not None and all(
-            value == then.get(stage, {}).get(name, value)
+            value == then.get(stage, {}).get(name, default[stage][name])
             for stage, values in today.items()
             for name, value in values.items()
         )
@@ -136,6 +144,7 @@ class Unit:
         return f"dataset {self.task.dataset!r} is not on this machine; {remedy}"
 
 
+@functools.cache
 def _resolved(preset: str, *, method: str = "gta", task: str | None = None, **overrides: Any) -> dict[str, Any]:
     """All settings that affect the data, as JSON has them."""
     config = configuration(method, preset, task, "cpu", overrides)
@@ -154,7 +163,18 @@ def _needed(preset: str, settings: tuple[tuple[str, Any], ...]) -> dict[str, Any
     return kept
 
 
-def unit_id(identity: dict[str, Any]) -> str:
+def _method(settings: Mapping[str, Any] | None) -> str | None:
+    """The name of what makes the data; None if nothing does."""
+    return None if settings is None else settings.get("method", "gta")
+
+
+def question_id(identity: Mapping[str, Any]) -> str:
+    """What was measured of which method's data, whatever the settings of the method."""
+    others = {name: value for name, value in identity.items() if name != "preset"}
+    return unit_id(others | {"settings": _method(identity.get("settings"))})
+
+
+def unit_id(identity: Mapping[str, Any]) -> str:
     """What it is about and a digest of everything."""
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
     about = (identity.get("algorithm", "quality"), identity["dataset"].replace("/", "-"), f"s{identity['seed']}")

@@ -151,6 +151,27 @@ def test_a_result_of_other_defaults_does_not_hide_one_of_todays(tmp_path: Path) 
     assert line["returns"]["300000"]["mean"] == 1.0
 
 
+def test_the_same_data_under_another_name_are_the_same_result(tmp_path: Path) -> None:
+    unit, other = (unit_of("factors", HOPPER, name, "cpu") for name in ("GTA, alpha 1.1", "GTA, mu 0.25"))
+    assert unit.config["sampling"]["alpha"] != other.config["sampling"]["alpha"]
+    asked_otherwise = unit.identity | {"settings": {}, "preset": "another"}  # by defaults of another day
+    line = {"unit": asked_otherwise, "returns": {"300000": {"mean": 1.0}}, "config": unit.config}
+    (tmp_path / ledger.RUNS).write_text(json.dumps(line) + "\n")
+    found = ledger.read_all(tmp_path)
+    assert found.answer(unit) == line
+    assert found.answer(other) is None
+    assert found.answer(unit_of("1-gym", HOPPER, "SynthER", "cpu")) is None
+    assert found.answer(unit_of("factors", "sim/halfcheetah/medium-v0", "GTA, alpha 1.1", "cpu")) is None
+
+
+def test_a_setting_that_came_later_counts_as_its_default() -> None:
+    usual, expected = (unit_of("conditions", HOPPER, name, "cpu", algorithm=None) for name in ("GTA", "expected"))
+    config = json.loads(json.dumps(expected.config))
+    assert config["data"].pop("returns") == "expected"
+    assert usual.is_answered_by({"config": config})
+    assert not expected.is_answered_by({"config": config})
+
+
 def test_a_longer_run_answers_a_unit_that_is_its_beginning(tmp_path: Path) -> None:
     for algorithm, answered in (("TD3BC", True), ("TD3BC-d3rlpy", False), ("IQL", False)):
         unit = unit_of("trainers", "sim/halfcheetah/medium-v0", "None", "cpu", algorithm)
