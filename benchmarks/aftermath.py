@@ -9,7 +9,6 @@ which every variant names settings. Writes `results/aftermath/<dataset>.json`.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 import gta_datasets
 from benchmarks.datasets import behaviour
 from benchmarks.record import write_record
-from gta_datasets.config import GTAConfig
+from gta_datasets.cli import parse_setting
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.data.windows import WindowIndex, cut
+from gta_datasets.errors import ConfigError
 from gta_datasets.rollouts import SquashedGaussian, make_env
 
 __all__ = ["follow", "main", "recorded_windows"]
@@ -64,15 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _variant(text: str) -> tuple[str, dict[str, Any]]:
     """A variant's name, and its settings: numbers, and words as they are."""
-    settings = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not equals or name == "horizon" or name not in GTAConfig.keywords():
-            raise argparse.ArgumentTypeError(f"{part!r} is not a setting of GTA and its value; windows are all as long")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
+    try:
+        settings = dict(parse_setting(part) for part in text.split(","))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if "horizon" in settings:
+        raise argparse.ArgumentTypeError(f"{text!r} changes how long windows are; the compared have one length")
     return text, settings
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import gta_datasets
 from benchmarks.record import write_record
-from gta_datasets.config import GTAConfig
+from gta_datasets.cli import parse_setting
+from gta_datasets.errors import ConfigError
 
 
 def main() -> None:
@@ -28,9 +29,10 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--name", help="name of the result (default: dataset and preset)")
     arguments = parser.parse_args()
-    settings = {name: json.loads(value) for name, _, value in (text.partition("=") for text in arguments.settings)}
-    if unknown := set(settings) - set(GTAConfig.keywords()):
-        parser.error(f"unknown settings: {', '.join(sorted(unknown))}")
+    try:
+        settings = dict(parse_setting(setting) for setting in arguments.settings)
+    except ConfigError as error:
+        parser.error(str(error))
     dataset_and_preset = f"{arguments.dataset.replace('/', '-')}-{arguments.preset}"
     with tempfile.TemporaryDirectory() as scratch:
         cache = arguments.cache_dir or Path(scratch)

@@ -19,7 +19,7 @@ from gta_datasets.page import check_page
 from gta_datasets.presets import PRESETS, TASKS
 from gta_datasets.store import ShardStore, list_stores
 
-__all__ = ["main"]
+__all__ = ["main", "parse_setting"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -220,7 +220,7 @@ def _augment(
         seed=seed,
         device=device,
         cache_dir=cache_dir,
-        **dict(_parse(setting, method) for setting in settings or ()),
+        **dict(parse_setting(setting, method) for setting in settings or ()),
     )
 
 
@@ -235,12 +235,16 @@ def _known_to(method: str, methods: list[str], settings: list[str]) -> list[str]
     ]
 
 
-def _parse(setting: str, method: str) -> tuple[str, Any]:
-    """`name=value`, the value in JSON or a plain word."""
+def parse_setting(setting: str, method: str = "gta") -> tuple[str, Any]:
+    """Name and value of `name=value`, the value in JSON or a plain word.
+
+    Raises:
+        ConfigError: it is none, or the method has no such setting.
+    """
     name, equals, text = setting.partition("=")
     known = METHODS.get(method, GTAConfig).keywords()  # of an unknown method, augment() says so
     if not equals or name not in known:
-        raise ConfigError(f"--set {setting} is not name=value with one of {', '.join(sorted(known))}")
+        raise ConfigError(f"{setting} is not name=value with one of {', '.join(sorted(known))}")
     try:
         return name, json.loads(text)
     except json.JSONDecodeError:

@@ -49,6 +49,15 @@ def test_core_records_times_quality_and_how_to_repeat_it(
     assert {"machine", "versions", "revision"} <= set(found)
 
 
+def test_core_names_a_setting_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["core", "bench/linear-v0", "--set", "alhpa=1.3"])
+    with pytest.raises(SystemExit, match="2"):
+        core.main()
+    assert "alhpa=1.3 is not name=value with one of alpha, " in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_memory_compares_the_peak_with_the_raw_arrays(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["memory", "--episodes", "5", "--steps", "40"])

@@ -232,8 +232,8 @@ def test_settings_become_fields(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "alhpa=1.3"], "--set alhpa=1.3 is not name=value with one of alpha, auto_error, "),
-        (["--set", "alpha"], "--set alpha is not name=value with one of alpha, auto_error, "),
+        (["--set", "alhpa=1.3"], "alhpa=1.3 is not name=value with one of alpha, auto_error, "),
+        (["--set", "alpha"], "alpha is not name=value with one of alpha, auto_error, "),
         (["--set", "alpha=much"], "alpha='much' is not allowed; choose a value of type float"),
         (["--set", "alpha=NaN"], "alpha=nan is not allowed"),
         (["--set", "horizon=1.5"], "horizon=1.5 is not allowed; choose a value of type int"),
