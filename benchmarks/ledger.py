@@ -6,6 +6,7 @@ data that were judged, or {"unit": ..., "error": traceback}.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +79,7 @@ def read_all(results: Path) -> Found:
 
 def _check(line: Line) -> None:
     """Raise KeyError, TypeError, ValueError or AttributeError unless the line has a result or an error."""
+    question_id(line["unit"])
     if "quality" in line:
         for sample in ("generated", "source"):
             line["quality"][sample].keys()
@@ -85,5 +87,6 @@ def _check(line: Line) -> None:
         line["unit"]["settings"].keys(), line["unit"]["preset"], line["unit"]["num_transitions"]
     elif "error" not in line:
         for update, score in line["returns"].items():
-            float(int(update) + score["mean"])
+            if not math.isfinite(int(update) + score["mean"]):
+                raise ValueError(f"the mean after {update} updates is {score['mean']}")
         max(line["returns"])

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 __all__ = [
     "RESULTS",
+    "REVISION_VARIABLE",
     "Line",
     "append_line",
     "digest_of",
@@ -29,11 +30,14 @@ __all__ = [
     "read",
     "read_lines",
     "ready",
+    "revision",
     "write_record",
 ]
 
 RESULTS = Path(__file__).parent / "results"
 Line = dict[str, Any]
+REVISION_VARIABLE = "GTA_BENCHMARKS_REVISION"
+"""Environment variable that says it where the code was copied without its repository."""
 PACKAGES = ("gta-datasets", "torch", "numpy", "minari", "gymnasium", "mujoco")
 
 
@@ -140,13 +144,20 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def _revision() -> str:
-    git = ["git", "-C", str(Path(__file__).parent)]
-    revision = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+def revision() -> str:
+    """The commit, "+changes" if the code is no longer it; "unknown" where git or the repository is not there."""
     code = ("../gta_datasets", "../adapters", ":(glob)**/*.py")
-    changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=False)
-    return revision.stdout.strip() + ("+changes" if changed.stdout else "")
+    try:
+        commit, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--", *code)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get(REVISION_VARIABLE, "unknown")
+    return commit.strip() + ("+changes" if changes else "")
 
 
-REVISION = _revision()
+def _git(*command: str) -> str:
+    git = ("git", "-C", str(Path(__file__).parent))
+    return subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
+
+
+REVISION = revision()
 """Taken when the measurement starts: what is committed meanwhile was not measured."""

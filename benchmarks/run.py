@@ -72,16 +72,23 @@ def _order(
     possible: Sequence[Unit], options: argparse.Namespace, found: ledger.Found, gpu: bool, threads: int
 ) -> Order:
     """What is to be done, with one GPU for a unit or none, and so many threads."""
+    stack = options.stack or (ON_GPU if gpu else 1)
     return Order(
-        units=possible,
+        units=one_method_after_the_other(possible) if stack > 1 else possible,
         results=options.results,
         checkpoints=cache_root() / "benchmarks" / record.digest_of(options.results),
         failures_allowed={unit.id: len(found.failures(unit)) for unit in possible} if options.retry else {},
         deadline=None if options.budget is None else time.time() + options.budget,
-        stack=options.stack or (ON_GPU if gpu else 1),
+        stack=stack,
         threads=max(1, threads),
         device="cuda:0" if gpu else "cpu",
     )
+
+
+def one_method_after_the_other(units: Sequence[Unit]) -> list[Unit]:
+    """All seeds of a method's data before the next method's: a stack needs the data of few, and begins early."""
+    methods = list(dict.fromkeys(unit.method.name for unit in units))
+    return sorted(units, key=lambda unit: methods.index(unit.method.name))
 
 
 def select(options: argparse.Namespace) -> list[Unit]:
@@ -131,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=budget,
-        help="90m, 2h or 45s: TD3+BC and IQL stop at their next checkpoint then, and no other data are begun; of other "
+        help="90m, 2h or 45s: TD3+BC and IQL stop then and keep what they have, and no other data are begun; of other "
         "algorithms nothing is started that is not expected to end by then",
     )
     parser.add_argument(

@@ -80,6 +80,36 @@ def test_a_unit_goes_on_among_others_and_stops_at_the_deadline(
     assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
 
 
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_time_is_up_between_evaluations_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stack_training, "SLICE", 1)
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
+    start(tmp_path / "whole", *only)
+    trained, evaluated = [0], []
+    train, evaluate = Stack.train, stack_training.evaluate
+
+    def note(stack: Stack, updates: int) -> None:
+        train(stack, updates)
+        trained.append(stack.updates)
+
+    def look(stack: Stack, *arguments: Any, **others: Any) -> Any:
+        evaluated.append(stack.updates)
+        return evaluate(stack, *arguments, **others)
+
+    monkeypatch.setattr(Stack, "train", note)
+    monkeypatch.setattr(stack_training, "evaluate", look)
+    monkeypatch.setattr(stack_training.time, "time", lambda: 1e18 if trained[-1] == last else 0.0)
+    start(tmp_path / "parts", *only, "--budget", "1h")
+    assert (trained[-1], evaluated) == (last, [2] if last == 3 else []), "nothing is evaluated when time is up"
+    monkeypatch.setattr(stack_training.time, "time", lambda: 0.0)
+    start(tmp_path / "parts", *only)
+    assert trained == [0, 1, 2, 3, 4]
+    assert evaluated == [2, 4]
+    (whole,), (parts,) = lines(tmp_path / "whole"), lines(tmp_path / "parts")
+    assert parts["returns"] == whole["returns"]
+
+
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, most: int) -> list[tuple[int, int]]:
     """Let stacks of more runs fail after the first evaluation; runs and updates at the start of every training."""
     begun: list[tuple[int, int]] = []

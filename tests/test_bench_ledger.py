@@ -37,6 +37,8 @@ def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.Cap
         {"returns": None},
         {"returns": {"9": {"std": 1.0}}},
         {"returns": {"soon": {"mean": 1.0}}},
+        {"returns": {"9": {"mean": float("nan")}}},
+        {"unit": {"dataset": HOPPER, "seed": 0, "settings": "of old"}},
         {"unit": {"dataset": 7, "seed": 0}},
         {"unit": {"dataset": HOPPER}},
         {"unit": None},

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import minari
 import pytest
 
-from benchmarks import datasets, smoke, training, work
+from benchmarks import datasets, run, smoke, training, work
+from benchmarks.experiments import EXPERIMENTS
+from benchmarks.scales import SCALES
 from benchmarks.tasks import ANTMAZE
 from benchmarks.training import Prepared
-from benchmarks.units import Unit
+from benchmarks.units import Unit, units_of
 from benchmarks.vectorised.tables import Table, read_table
 from gta_datasets.errors import DatasetError
 from tests.benches import HOPPER, lines, small_hopper, start, unit_of
@@ -46,6 +49,15 @@ def test_a_stack_gives_what_single_runs_give(tmp_path: Path, algorithm: str) -> 
     assert [line["runs_at_once"] for line in together] == [2, 2]
     assert {line["trainer"] for line in alone + together} == {"stack"}
     assert [line["returns"] for line in together] == [line["returns"] for line in alone]
+
+
+def test_stacks_are_of_few_methods_that_all_seeds_need() -> None:
+    units = list(units_of([EXPERIMENTS["1-gym"]], SCALES["gpu"]))
+    first = run.one_method_after_the_other(units)
+    assert len(first) == len(units)
+    names = [unit.method.name for unit in first]
+    assert list(dict.fromkeys(names)) == [name for name, _ in groupby(names)]
+    assert {unit.seed for unit in first if unit.method.name == "None"} == set(range(SCALES["gpu"].seeds))
 
 
 @pytest.mark.parametrize("algorithm", ["CQL", "MCQ", "DT"])

@@ -49,9 +49,7 @@ def test_core_records_times_quality_and_how_to_repeat_it(
     assert {"machine", "versions", "revision"} <= set(found)
 
 
-def test_core_names_a_setting_that_is_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_core_names_a_setting_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["core", "bench/linear-v0", "--set", "alhpa=1.3"])
     with pytest.raises(SystemExit, match="2"):
         core.main()

@@ -23,9 +23,11 @@ from benchmarks.vectorised.agreement import largest_difference
 from benchmarks.vectorised.draws import Draws, Run
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.iql import IQL
+from benchmarks.vectorised.learner import MakeLearner
 from benchmarks.vectorised.networks import Networks
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table, read_table
+from benchmarks.vectorised.td3_bc import TD3BC
 from gta_datasets.adapters import to_d3rlpy
 from tests.builders import linear_dataset, make_dataset
 from tests.smoke import tiny
@@ -150,11 +152,16 @@ def test_a_run_does_not_depend_on_its_neighbours(
 
 
 @pytest.mark.gpu
-def test_captured_updates_are_the_eager_ones() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_updates_on_a_gpu_are_those_of_d3rlpy(algorithm: str) -> None:
+    assert 0 < largest_difference(ALGORITHMS[algorithm], updates=4, runs=2, batch_size=64, device="cuda:0") < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", [TD3BC, functools.partial(IQL, anneal=130)])
+def test_captured_updates_are_the_eager_ones(algorithm: MakeLearner) -> None:
     runs = [Run(make_table(seed=1), seed) for seed in range(3)]
-    captured, eager = (Stack(runs, **SMALL, device="cuda") for _ in range(2))
+    captured, eager = (Stack(runs, algorithm, **SMALL, device="cuda") for _ in range(2))
     for lane in eager._lanes:
         lane._update = lane._update_eagerly
     for stack in (captured, eager):

@@ -30,6 +30,7 @@ def largest_difference(
     updates: int = 4,
     runs: int = 2,
     batch_size: int = 256,
+    device: torch.device | str = "cpu",
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> float:
@@ -39,18 +40,19 @@ def largest_difference(
     `config` are d3rlpy's settings, `settings` ours of the same meaning.
     """
     d3rlpy = import_d3rlpy()
+    create = getattr(d3rlpy.algos, algorithm.config)(batch_size=batch_size, **config or {}).create
     theirs = []
     for run in range(runs):
         d3rlpy.seed(run)
-        theirs.append(getattr(d3rlpy.algos, algorithm.config)(batch_size=batch_size, **config or {}).create())
+        theirs.append(create(device=str(device)))
         theirs[-1].create_impl((OBSERVATIONS,), ACTIONS)
-    setup = Setup([torch.Generator()] * runs, OBSERVATIONS, ACTIONS, batch_size, torch.device("cpu"))
+    setup = Setup([torch.Generator()] * runs, OBSERVATIONS, ACTIONS, batch_size, torch.device(device))
     ours = algorithm(setup, **settings or {})
     parameters = [pair for run in range(runs) for pair in _parameters(theirs[run].impl.modules, ours, run)]
     for their, our in parameters:
         our.copy_(their)
     for update in range(updates):
-        _update_both(theirs, ours, update, batch_size)
+        _update_both(theirs, ours, update, setup)
     averages = [pair for run in range(runs) for pair in _averages(theirs[run].impl.modules, ours, run)]
     return max(float((our - their).abs().max()) for their, our in parameters + averages)
 
@@ -91,29 +93,31 @@ def _layers(module: nn.Module, layers: Iterable[Layer], run: int) -> Pairs:
     return pairs
 
 
-def _update_both(theirs: list[Any], ours: Learner, update: int, batch_size: int) -> None:
+def _update_both(theirs: list[Any], ours: Learner, update: int, setup: Setup) -> None:
     """One update with random batches in which a tenth of the transitions ends the task."""
     from d3rlpy.dataset import TransitionMiniBatch
 
+    batch_size, device = setup.batch_size, setup.device
     rng = np.random.default_rng(update)
     rows = rng.standard_normal((len(theirs), batch_size, 2 * OBSERVATIONS + ACTIONS + 2)).astype(np.float32)
-    batch = Batch.of(torch.from_numpy(rows), OBSERVATIONS, ACTIONS)
-    batch.actions.clamp_(-1, 1)
-    batch.goes_on.copy_(torch.from_numpy(rng.random(batch.goes_on.shape) < 0.9))
+    given = Batch.of(torch.from_numpy(rows), OBSERVATIONS, ACTIONS)
+    given.actions.clamp_(-1, 1)
+    given.goes_on.copy_(torch.from_numpy(rng.random(given.goes_on.shape) < 0.9))
     noise = []
     for run, their in enumerate(theirs):
         mini_batch = TransitionMiniBatch(
-            observations=batch.observations[run].numpy(),
-            actions=batch.actions[run].numpy(),
-            rewards=batch.rewards[run].numpy(),
-            next_observations=batch.next_observations[run].numpy(),
-            next_actions=np.zeros_like(batch.actions[run].numpy()),
-            terminals=1 - batch.goes_on[run].numpy(),
+            observations=given.observations[run].numpy(),
+            actions=given.actions[run].numpy(),
+            rewards=given.rewards[run].numpy(),
+            next_observations=given.next_observations[run].numpy(),
+            next_actions=np.zeros_like(given.actions[run].numpy()),
+            terminals=1 - given.goes_on[run].numpy(),
             intervals=np.ones((batch_size, 1), np.float32),
             transitions=[],
         )
         torch.manual_seed(1_000 * update + run)
-        noise.append(torch.randn(batch_size, ours.noise_size))  # what d3rlpy draws first after this seed
+        noise.append(torch.randn(batch_size, ours.noise_size, device=device))  # what d3rlpy draws first after this seed
         torch.manual_seed(1_000 * update + run)
         their.update(mini_batch)
+    batch = Batch.of(torch.from_numpy(rows).to(device), OBSERVATIONS, ACTIONS)
     ours.update(batch, torch.stack(noise), with_actor=update % ours.actor_interval == 0)

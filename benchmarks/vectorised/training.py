@@ -28,6 +28,9 @@ __all__ = ["Course", "Scores", "Trained", "train_and_evaluate"]
 MOST_ENVIRONMENTS = 100
 """Runs take turns in so many: a maze takes 12 MB and an eighth of a second to make."""
 
+SLICE = 5_000
+"""Updates after which training looks at the clock."""
+
 VERSION = 1
 """Raised whenever what a learner keeps would be read wrongly."""
 
@@ -85,10 +88,11 @@ def train_and_evaluate(
     Args:
         runs: of equal shapes.
         course: the same for all.
-        checkpoints: a file for every run, written before and after every evaluation; who has kept the results removes
-            it. A file of other data or another course, of another kind of device or another version of torch is not
-            gone on from, nor is one that is damaged.
-        deadline: of `time.time`; after it training stops at the next checkpoint. None: never.
+        checkpoints: a file for every run, written before and after every evaluation and when time is up; who has kept
+            the results removes it. A file of other data or another course, of another kind of device or another
+            version of torch is not gone on from, nor is one that is damaged.
+        deadline: of `time.time`; after it training stops within `SLICE` updates, or when an evaluation that has begun
+            is over; what was done is kept. None: never.
 
     Raises:
         CacheError: a checkpoint cannot be written.
@@ -140,18 +144,24 @@ class _Together:
         self._started = time.perf_counter()
 
     def train(self, environments: Sequence[gymnasium.Env[Any, Any]], deadline: float | None) -> Iterator[Trained]:
-        """Train and evaluate to the end, or to the first checkpoint after the deadline."""
+        """Train and evaluate to the end, or until time is up."""
+
+        def is_late() -> bool:
+            return deadline is not None and time.time() >= deadline
+
         for look in self._course.looks:
             if look < self.stack.updates:
                 continue
-            if look > self.stack.updates:
-                self.stack.train(look - self.stack.updates)
+            before = self.stack.updates
+            while self.stack.updates < look and not is_late():
+                self.stack.train(min(SLICE, look - self.stack.updates))
+            if self.stack.updates > before:
                 self._keep()  # an evaluation may take longer than the time that is left
             if any(look not in each.scores for each in self._begun):
+                if is_late():
+                    return
                 self._evaluate(look, environments)
                 self._keep()
-            if deadline is not None and time.time() >= deadline and look < self._course.updates:
-                return
         for each in self._begun:
             yield Trained(each.place, each.scores, each.seconds, len(self._begun))
 
