@@ -225,7 +225,7 @@ class Corpus:
             every = returns_to_go(source, discount=1.0)
             of_window = every[source.offsets[episode[placed]] + start[placed]]
             if kind == "amplified":
-                of_window = augmenter.asked_returns(of_window, best=float(every.max()))
+                of_window = augmenter.asked_returns(of_window, every)
             returns[self.num_real_episodes + placed] = np.where(np.isnan(known[placed]), of_window, known[placed])
         return returns
 

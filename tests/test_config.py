@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +157,30 @@ def test_a_flow_map_learns_what_returns_do(condition: str) -> None:
         GTAConfig().replace(flow_steps=2, condition=condition)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"guidance": 1.0, "condition": "none"},
+        {"guidance": 1.0, "condition": "rewards"},
+        {"guidance": 1.0, "flow_steps": 2},
+    ],
+)
+def test_what_needs_no_return_must_have_been_trained_without_one(others: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"condition_dropout=0.0 is not allowed; .*above 0 for guidance other than 1"):
+        GTAConfig().replace(condition_dropout=0.0, **others)
+
+
+@pytest.mark.parametrize("others", [{}, {"condition": "fixed"}, {"flow_steps": 2, "flow_guidance": 1.0}])
+def test_without_guidance_every_window_may_be_trained_with_its_return(others: dict[str, Any]) -> None:
+    assert GTAConfig().replace(condition_dropout=0.0, guidance=1.0, **others).training.condition_dropout == 0
+
+
+def test_a_flow_map_starts_as_the_compact_network() -> None:
+    with pytest.raises(ConfigError, match=r"network='mixer_unet' is not allowed; .*'temporal_mixer' with flow_steps"):
+        GTAConfig().replace(flow_steps=2, network="mixer_unet")
+
+
 def test_a_flow_map_amplifies_no_more_than_it_learned_to() -> None:
     assert GTAConfig().replace(flow_steps=2, alpha=1.5).sampling.alpha == 1.5
     assert GTAConfig().replace(alpha=1.8).sampling.alpha == 1.8
@@ -294,7 +319,6 @@ def test_values_out_of_range_are_refused(name: str, value: object, allowed: str)
         ("terminal_penalty", 0.0),
         ("warmup_steps", 0),
         ("ema_decay", 0.0),
-        ("condition_dropout", 0.0),
         ("mu", 1.0),
         ("alpha", 1.0),
         ("return_limit", 0.0),

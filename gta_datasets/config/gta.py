@@ -69,7 +69,14 @@ class GTAConfig(MethodConfig):
     flow: FlowConfig = FlowConfig()
 
     def __post_init__(self) -> None:
+        if self.training.condition_dropout == 0:  # the network never learns what holds without a return
+            need = "above 0 for guidance other than 1, and where the condition is no return"
+            sound = self.sampling.guidance == 1 and self.sampling.condition in ("amplified", "fixed")
+            sound = sound and (self.flow.flow_steps == 0 or self.flow.flow_guidance == 1)
+            require(sound, "condition_dropout", 0.0, need)
         if self.flow.flow_steps > 0:
+            network = self.network.network
+            require(network == "temporal_mixer", "network", network, "'temporal_mixer' with flow_steps")
             require_choice("condition", self.sampling.condition, ("amplified", "fixed"))  # what a flow map learns
             alpha = self.sampling.alpha
             sound = self.sampling.condition == "fixed" or isinstance(alpha, str) or alpha <= MOST_DISTILLED_ALPHA

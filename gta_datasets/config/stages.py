@@ -133,7 +133,7 @@ class SolverConfig(Stage):
     # with it.
     sampler: Literal["dpm_2m_sde", "dpm_2m", "heun", "stochastic_heun"] = "dpm_2m_sde"
     sampler_steps: int = 32  # noise levels from the start down; for stochastic_heun, of the full schedule
-    sigma_end: float = 0.02  # last noise level before 0; at most an eighth of the highest
+    sigma_end: float = 0.02  # last noise level before 0; at most an eighth of the highest, but for stochastic_heun
     eta: float = 5.0  # how much noise dpm_2m_sde adds; more makes it forget the errors of earlier steps
     churn: float = 80.0  # S_churn of stochastic_heun: how much noise it adds
     churn_min: float = 0.05  # S_tmin: lowest noise level at which it adds noise

@@ -74,6 +74,13 @@ class WindowIndex:
         start = numbers - self.first[episode]
         return Windows(episode, start, np.minimum(self.lengths[episode], self.horizon))
 
+    @property
+    def first_transitions(self) -> NDArray[np.int64]:
+        """With which transition of the dataset every window begins, (W,)."""
+        windows = self.locate(np.arange(len(self)))
+        found: NDArray[np.int64] = offsets_of(self.lengths)[windows.episode] + windows.start
+        return found
+
     def around(self) -> NDArray[np.float64]:
         """For every window, of how many transitions it is the one, (W,).
 

@@ -43,7 +43,13 @@ class FlowMap(nn.Module):
         self.estimate = EDMDenoiser(network)
 
     def start_from(self, denoiser: EDMDenoiser) -> FlowMap:
-        """Take over the weights of what is to be distilled, as far as they fit; then `g` ignores where a jump goes."""
+        """Take over the weights of what is to be distilled; then `g` ignores where a jump goes.
+
+        The first layer may have the extra columns, and no other may: `mixer_unet` has them everywhere.
+
+        Raises:
+            ValueError: one has.
+        """
         own = self.estimate.state_dict()
         for name, weights in denoiser.state_dict().items():
             if own[name].shape == weights.shape:
@@ -51,6 +57,8 @@ class FlowMap(nn.Module):
             elif own[name].ndim == 2 and own[name].shape == (len(weights), weights.shape[1] + EXTRA_CONTEXT):
                 own[name].zero_()
                 own[name][:, :-EXTRA_CONTEXT] = weights
+            else:
+                raise ValueError(f"weights {name} {tuple(weights.shape)} do not fit {tuple(own[name].shape)}")
         return self
 
     def forward(self, x: Tensor, now: Tensor, after: Tensor, condition: Condition) -> Tensor:

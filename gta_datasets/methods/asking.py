@@ -15,12 +15,12 @@ from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import amplify, n_step_returns, returns_to_go
-from gta_datasets.data.windows import Windows
+from gta_datasets.data.windows import WindowIndex, Windows
 from gta_datasets.diffusion.edm import Condition
 from gta_datasets.models.value import ValueModel
 from gta_datasets.warn import warn
 
-__all__ = ["Returns", "warn_of_punished_success", "with_known_rewards"]
+__all__ = ["Returns", "best_of_windows", "warn_of_punished_success", "with_known_rewards"]
 
 FEWEST = 5
 """Episodes that terminate, and that do not, from which something can be said about both."""
@@ -31,13 +31,19 @@ class Returns:
 
     Args:
         episodes: the source.
+        index: its windows.
         config: discount, terminal penalty and horizon.
         device: where conditions are.
         value: a fitted model of what follows a window; None to take what was recorded.
     """
 
     def __init__(
-        self, episodes: Episodes, config: DataConfig, device: torch.device, value: ValueModel | None = None
+        self,
+        episodes: Episodes,
+        index: WindowIndex,
+        config: DataConfig,
+        device: torch.device,
+        value: ValueModel | None = None,
     ) -> None:
         self._offsets, self._device = episodes.offsets, device
         discounting = {"discount": config.discount, "terminal_penalty": config.terminal_penalty}
@@ -47,7 +53,7 @@ class Returns:
             else n_step_returns(episodes, value.predict(episodes.observations), steps=config.horizon, **discounting)
         )
         """Of every transition, (N,)."""
-        self.best = float(self.to_go.max())
+        self.best = best_of_windows(self.to_go, index)
         spread, rounding = float(self.to_go.std()), 1e-9 * float(np.abs(self.to_go).max())
         # 1 where they are all the same
         self._mean, self._spread = float(self.to_go.mean()), spread if spread > rounding else 1.0
@@ -62,6 +68,15 @@ class Returns:
         standardised = ((returns - self._mean) / self._spread).astype(np.float32)
         on_device = torch.from_numpy(standardised).to(self._device)
         return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
+
+
+def best_of_windows(to_go: NDArray[np.floating[Any]], index: WindowIndex) -> float:
+    """The best return-to-go (N,) from the first transition of a window.
+
+    A network is told of no others. Towards the end of an episode, where no window begins, returns can be better than
+    any of these: of negative rewards the fewest are left there.
+    """
+    return float(to_go[index.first_transitions].max())
 
 
 def with_known_rewards(batch: WindowBatch, statistics: Standardizer, alpha: float) -> tuple[Tensor, Tensor]:

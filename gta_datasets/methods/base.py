@@ -84,8 +84,10 @@ class Augmenter(Fittable, Protocol):
         """All that determines a shard besides the weights, for the cache key."""
         ...
 
-    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
-        """What is asked for where a source window has one of `returns` (B,) and the best in the data is `best`."""
+    def asked_returns(
+        self, returns: NDArray[np.floating[Any]], to_go: NDArray[np.floating[Any]]
+    ) -> NDArray[np.floating[Any]]:
+        """What is asked for where a source window has one of `returns` (B,), and all transitions have `to_go` (N,)."""
         ...
 
     def lengths(self, shard: int) -> NDArray[np.int64]:

@@ -37,7 +37,7 @@ from gta_datasets.seeding import numpy_generator
 
 __all__ = ["DiffStitch"]
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Raised whenever the same configuration would give other trajectories."""
 
 CHUNK = 16  # starts whose candidates are compared at once
@@ -112,7 +112,11 @@ class DiffStitch:
     def fit(self, folder: Path, *, progress: bool) -> str:
         return self._states.fit(folder, progress=progress)
 
-    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:  # noqa: ARG002
+    def asked_returns(
+        self,
+        returns: NDArray[np.floating[Any]],
+        to_go: NDArray[np.floating[Any]],  # noqa: ARG002
+    ) -> NDArray[np.floating[Any]]:
         return returns
 
     def lengths(self, shard: int) -> NDArray[np.int64]:  # noqa: ARG002 - all are alike

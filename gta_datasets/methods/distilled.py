@@ -20,7 +20,7 @@ from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
 __all__ = ["DistilledFlow"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same configuration would give other windows."""
 
 Batches = Callable[[int], tuple[Tensor, Condition]]

@@ -29,7 +29,7 @@ from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap
 from gta_datasets.diffusion.samplers import exploration_sigma
-from gta_datasets.methods.asking import Returns, warn_of_punished_success, with_known_rewards
+from gta_datasets.methods.asking import Returns, best_of_windows, warn_of_punished_success, with_known_rewards
 from gta_datasets.methods.assemble import assemble_shard
 from gta_datasets.methods.base import Consulted, Shard
 from gta_datasets.methods.distilled import DistilledFlow
@@ -48,7 +48,10 @@ from gta_datasets.training.team import Team
 __all__ = ["GTA"]
 
 ALGORITHM_VERSION = 1
-"""Raised whenever the same configuration would give other trajectories."""
+"""Raised whenever the same configuration would give other weights."""
+
+SAMPLING_VERSION = 2
+"""Raised whenever the same weights would give other trajectories."""
 
 
 class GTA:
@@ -104,7 +107,7 @@ class GTA:
 
     @cached_property
     def _returns(self) -> Returns:
-        return Returns(self._source.episodes, self._config.data, self._device, self._value)
+        return Returns(self._source.episodes, self._index, self._config.data, self._device, self._value)
 
     @cached_property
     def _training_draws(self) -> TrainingDraws:
@@ -160,7 +163,7 @@ class GTA:
     @property
     def sampling_identity(self) -> Mapping[str, Any]:
         stages = ("sampling",) if self._flow is None else ("sampling", "flow")
-        return self._config.data_fields(*stages)
+        return {"version": SAMPLING_VERSION, **self._config.data_fields(*stages)}
 
     def is_fitted(self, folder: Path) -> bool:
         return is_fitted(folder)
@@ -171,8 +174,10 @@ class GTA:
             compile_network(self._fitted.module.network)
         return self._fitted.digest
 
-    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
-        return asked_returns(returns, self._sampling, best=best)
+    def asked_returns(
+        self, returns: NDArray[np.floating[Any]], to_go: NDArray[np.floating[Any]]
+    ) -> NDArray[np.floating[Any]]:
+        return asked_returns(returns, self._sampling, best=best_of_windows(to_go, self._index))
 
     def lengths(self, shard: int) -> NDArray[np.int64]:
         return self._draws.shard(shard).length
@@ -196,6 +201,7 @@ class GTA:
         asked_return = asked_returns(source_return, sampling, best=self._returns.best)
         condition = self._returns.condition(batch, asked_return)
         if sampling.condition in ("none", "rewards"):
+            asked_return = np.full_like(asked_return, np.nan)
             condition, sampling = condition.unconditional(), dataclasses.replace(sampling, guidance=1.0)
         rows, known = batch.rows, None
         if sampling.condition == "rewards":

@@ -31,7 +31,7 @@ ALPHAS, MUS = (1.1, 1.3, 1.5), (0.1, 0.25, 0.5)
 """What is tried, from the least to the most: the range of GTA, appendix C."""
 
 FILE, MOST_BYTES = "levels.json", 1_000_000
-VERSION = 2
+VERSION = 3
 """Raised whenever the same configuration would give another choice."""
 
 HELPS = 0.9

@@ -62,8 +62,10 @@ class Qualified:
     def is_fitted(self, folder: Path) -> bool:
         return self._method.is_fitted(folder)
 
-    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:
-        return self._method.asked_returns(returns, best=best)
+    def asked_returns(
+        self, returns: NDArray[np.floating[Any]], to_go: NDArray[np.floating[Any]]
+    ) -> NDArray[np.floating[Any]]:
+        return self._method.asked_returns(returns, to_go)
 
     def lengths(self, shard: int) -> NDArray[np.int64]:
         return self._method.lengths(shard)

@@ -75,7 +75,11 @@ class S4RL:
     def is_fitted(self, folder: Path) -> bool:  # noqa: ARG002
         return True
 
-    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:  # noqa: ARG002
+    def asked_returns(
+        self,
+        returns: NDArray[np.floating[Any]],
+        to_go: NDArray[np.floating[Any]],  # noqa: ARG002
+    ) -> NDArray[np.floating[Any]]:
         return returns
 
     def lengths(self, shard: int) -> NDArray[np.int64]:

@@ -99,8 +99,8 @@ class StateModel:
         return torch.where(shown[..., None], known, made).cpu().numpy()
 
     def _condition(self, states: Tensor, revealed: Tensor, mask: Tensor, context: Tensor) -> Condition:
-        """Only what is not revealed is noisy, and counts."""
-        shown = revealed[..., None].to(states.dtype)
+        """Only what is not revealed is noisy, and counts; there is nothing to reveal beyond the end of a window."""
+        shown = revealed[..., None] * mask[..., :1]
         constant = context[:, None, :].expand(-1, states.shape[1], -1)
         given = torch.cat([constant, states * shown, shown], dim=-1)
         nothing = torch.zeros(len(states), device=self._device)

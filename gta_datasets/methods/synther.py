@@ -86,7 +86,11 @@ class SynthER:
         self._fitted = load_or_train(folder, self._new_denoiser, self._loss, self._config.training, progress=progress)
         return self._fitted.digest
 
-    def asked_returns(self, returns: NDArray[np.floating[Any]], *, best: float) -> NDArray[np.floating[Any]]:  # noqa: ARG002 - nothing is asked for
+    def asked_returns(
+        self,
+        returns: NDArray[np.floating[Any]],
+        to_go: NDArray[np.floating[Any]],  # noqa: ARG002 - nothing is asked for
+    ) -> NDArray[np.floating[Any]]:
         return returns
 
     def lengths(self, shard: int) -> NDArray[np.int64]:  # noqa: ARG002 - all shards are alike

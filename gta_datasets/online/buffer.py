@@ -118,8 +118,8 @@ class ATraDiffReplayBuffer(ReplayBuffer):
                 dataset has observations in a Dict or Tuple.
             rho: share of generated transitions, in [0, 1).
             preset: "paper", "fast", "cpu", "demo", "smoke" or "auto", as for `gta_datasets.augment`.
-            seed: of generation and batches.
-            model_seed: of training, where agents of several seeds are to share their models; None for `seed`.
+            seed: of generation, batches and adaptation.
+            model_seed: of training before, where agents of several seeds are to share their models; None for `seed`.
             buffer_size: room for recorded transitions; when it is full the oldest of these make way. There is
                 rho / (1 - rho) times as much for generated ones.
             device: a torch device, or "auto" for a GPU if there is one.
@@ -165,7 +165,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
 
         Raises:
             CacheError: there is no file, or it is damaged, no buffer, or of another version.
-            DatasetError: it was made from other data.
+            DatasetError: it was made from other data or spaces.
             ConfigError: spaces of `env` other than the dataset's, or more than one environment.
         """
         saved = read_saved(Path(path), dataset, env, device=torch_device(device))

@@ -14,6 +14,7 @@ from gta_datasets.errors import ConfigError, DivergenceError, requires_extra
 from gta_datasets.online.critics import check_critic, td_errors
 from gta_datasets.online.opening import check_one_environment
 from gta_datasets.online.state import Costs
+from gta_datasets.seeding import derived_seed
 from gta_datasets.warn import warn
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
@@ -114,9 +115,10 @@ class ATraDiffCallback(BaseCallback):
 
     def _td_errors(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         """Of the recorded transitions in the given rows of the buffer."""
-        model = self.model
-        batch = self.buffer._get_samples(rows, env=model.get_vec_normalize_env())
-        return td_errors(model, batch, self.buffer.state.adaptations)  # type: ignore[arg-type]
+        model, buffer = self.model, self.buffer
+        batch = buffer._get_samples(rows, env=model.get_vec_normalize_env())
+        seed = derived_seed(buffer.opened.seed, f"td errors {buffer.state.adaptations}")
+        return td_errors(model, batch, seed)  # type: ignore[arg-type]
 
 
 def _check_none_pickles(callback: BaseCallback) -> None:

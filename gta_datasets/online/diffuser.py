@@ -40,8 +40,8 @@ class Diffuser:
     Args:
         source: the dataset's arrays.
         config: all settings.
-        seed: of generation.
-        model_seed: of training.
+        seed: of generation and adaptation.
+        model_seed: of training before these.
         device: where networks run.
 
     Raises:
@@ -138,7 +138,10 @@ class Diffuser:
         training = self._config.adaptation.training(self._config.training)
         models = {length: self._models[length] for length in sorted(self.in_use) or self._models}
         try:
-            copies = {length: model.adapted(windows(length), training, number) for length, model in models.items()}
+            copies = {
+                length: model.adapted(windows(length), training, number, seed=self._seed)
+                for length, model in models.items()
+            }
         except DivergenceError as error:
             raise DivergenceError(
                 f"adaptation {number} diverged, and the models stay as they were ({error}); lower "

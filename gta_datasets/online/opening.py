@@ -40,8 +40,8 @@ class Data:
 
     @property
     def key(self) -> str:
-        """Equal for datasets of equal content."""
-        return content_key({"source": self.source.episodes.arrays()})
+        """Equal for datasets of equal content and spaces."""
+        return content_key(self.source.identity)
 
     def with_models(self, config: ATraDiffConfig, *, seed: int, model_seed: int, device: str) -> Opened:
         """Beside it what generates from it; nothing is trained. ConfigError for a length that no episode has."""

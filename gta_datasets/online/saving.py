@@ -26,7 +26,7 @@ with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
 
 __all__ = ["Saved", "read_saved", "refusing_damage", "write_saved"]
 
-KIND, VERSION = "ATraDiffReplayBuffer", 3
+KIND, VERSION = "ATraDiffReplayBuffer", 4
 """The version is raised whenever a file of the one before would be read wrongly."""
 
 MAX_BYTES = 1024**4
@@ -122,8 +122,8 @@ def read_saved(
     data = open_data(dataset, env, invalid=config.trajectories.invalid)
     if data.key != key:
         raise DatasetError(
-            f"{path} was made from other data than dataset {data.dataset.id!r} has now; give the dataset it was made "
-            "from"
+            f"{path} was made from other data or spaces than dataset {data.dataset.id!r} has now; give the dataset it "
+            "was made from"
         )
     with refusing_damage(path):
         opened = data.with_models(config, seed=seed, model_seed=model_seed, device=device)

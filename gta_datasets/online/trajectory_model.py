@@ -48,7 +48,7 @@ class TrajectoryModel:
         columns: its columns.
         config: network, training and sampling.
         length: transitions of a trajectory.
-        seed: of weights and batches.
+        seed: of the offline weights and their batches.
         device: where the network runs.
     """
 
@@ -68,7 +68,7 @@ class TrajectoryModel:
             "version": ALGORITHM_VERSION,
             "seed": self._seed,
             "length": self._length,
-            "source": self._source.episodes.arrays(),
+            **self._source.identity,  # with the bounds of actions, on which their scales depend
             "config": self._config.data_fields("network", "training"),
         }
 
@@ -89,13 +89,16 @@ class TrajectoryModel:
         self._offline = fitted.module
         return fitted.digest
 
-    def adapted(self, windows: Episodes, config: TrainingConfig, number: int) -> tuple[EDMDenoiser, float]:
+    def adapted(
+        self, windows: Episodes, config: TrainingConfig, number: int, *, seed: int
+    ) -> tuple[EDMDenoiser, float]:
         """What training on recorded windows, each of at most `length` transitions, makes of the copy; it stays.
 
         Args:
             windows: an episode for every window.
             config: the training.
             number: of the adaptation; random numbers depend on it.
+            seed: of these random numbers.
 
         Returns:
             What `follow` takes, and the mean loss.
@@ -107,10 +110,10 @@ class TrajectoryModel:
         starts = windows.offsets[:-1]
 
         def draw(step: int) -> Windows:
-            generator = numpy_generator(self._seed, f"adapt {self._length}/{number}", step)
+            generator = numpy_generator(seed, f"adapt {self._length}/{number}", step)
             return starting_at(windows, generator.choice(starts, config.train_batch_size), self._length)
 
-        loss = self._loss(module, windows, draw, f"adapt noise {self._length}/{number}", config)
+        loss = self._loss(module, windows, draw, f"adapt noise {self._length}/{number}", config, seed=seed)
         with tempfile.TemporaryDirectory() as folder:  # the loop could be resumed, but this is too short to be worth it
             # Each agent adapts by itself, also where a launch runs several.
             checkpoint = Path(folder) / "adaptation"
@@ -198,7 +201,7 @@ class TrajectoryModel:
             numbers = generator.integers(episodes.num_transitions, size=config.train_batch_size)
             return starting_at(episodes, numbers, self._length)
 
-        return self._loss(denoiser, episodes, draw, f"trajectories noise {self._length}", config)
+        return self._loss(denoiser, episodes, draw, f"trajectories noise {self._length}", config, seed=self._seed)
 
     def _loss(
         self,
@@ -207,8 +210,10 @@ class TrajectoryModel:
         draw: Callable[[int], Windows],
         stream: str,
         config: TrainingConfig,
+        *,
+        seed: int,
     ) -> Callable[[int], Tensor]:
-        """The loss of a step on the windows of it; `stream` names its noise."""
+        """The loss of a step on the windows of it; its noise is that of `stream` and `seed`."""
         bank = WindowBank(episodes, self._columns, self._length, self._device)
 
         def loss_of_step(step: int) -> Tensor:
@@ -219,7 +224,7 @@ class TrajectoryModel:
                     denoiser,
                     batch.rows,
                     condition,
-                    torch_generator(self._seed, stream, step, self._device),
+                    torch_generator(seed, stream, step, self._device),
                     log_sigma_mean=config.log_sigma_mean,
                     log_sigma_std=config.log_sigma_std,
                 )

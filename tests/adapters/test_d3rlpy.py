@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gta_datasets import GTAAugmentedDataset
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.data.returns import asked_returns, returns_to_go
+from gta_datasets.data.windows import WindowIndex
 from gta_datasets.errors import ConfigError, DatasetError
 from tests.builders import edit_file, linear_dataset, make_dataset
 from tests.smoke import tiny, trajectories
@@ -123,6 +124,8 @@ def test_generated_trajectories_count_from_their_source(augmented: GTAAugmentedD
     generated = trajectories(augmented)
     pipeline = augmented.storage.pipeline
     every = returns_to_go(pipeline.source.episodes, discount=1.0)
+    windows = WindowIndex.of(pipeline.source.episodes, augmented.config.data.horizon)
+    best = float(every[windows.first_transitions].max())
     rows = {generated.observations[row].astype(np.float32).tobytes(): row for row in generated.transition_rows}
     for k in range(50):
         row = rows[batch.observations[k, -1].tobytes()]
@@ -132,7 +135,7 @@ def test_generated_trajectories_count_from_their_source(augmented: GTAAugmentedD
         place = int(np.flatnonzero(pipeline.source.episode_ids == origin["source_episode"])[0])
         start = every[pipeline.source.episodes.offsets[place] + origin["source_start"]]
         if kind == "amplified":
-            start = asked_returns(np.array([start]), augmented.config.sampling, best=float(every.max()))[0]
+            start = asked_returns(np.array([start]), augmented.config.sampling, best=best)[0]
         first = generated.offsets[episode]
         received = generated.rewards[first:number].sum(dtype=np.float64)
         assert batch.returns_to_go[k, -1, 0] == pytest.approx(start - received, abs=1e-3)

@@ -11,6 +11,8 @@ import torch
 
 from gta_datasets.config import GTAConfig
 from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.windows import WindowIndex
+from gta_datasets.methods.asking import Returns, best_of_windows
 from gta_datasets.methods.gta import GTA
 from tests.builders import linear_episodes, linear_source
 
@@ -51,6 +53,21 @@ def test_other_endings_are_not_warned_of(episodes: Episodes, penalty: float) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare(episodes, terminal_penalty=penalty)
+
+
+def test_the_best_return_is_one_that_a_window_has() -> None:
+    episodes = linear_episodes((6, 20, 30))
+    index = WindowIndex.of(episodes, 12, short_episodes="skip")
+    to_go = -np.concatenate([np.arange(length, 0, -1.0) for length in (6, 20, 30)])  # a reward of -1 for every step
+    assert best_of_windows(to_go, index) == -12
+    every = Returns(
+        dataclasses.replace(episodes, rewards=np.full(56, -1, np.float32)),
+        index,
+        GTAConfig().replace(discount=1.0, terminal_penalty=0.0).data,
+        torch.device("cpu"),
+    )
+    np.testing.assert_array_equal(every.to_go, to_go)
+    assert every.best == -12
 
 
 def test_ends_of_generated_windows_say_nothing_of_the_task() -> None:

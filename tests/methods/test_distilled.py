@@ -48,6 +48,12 @@ def test_it_starts_as_the_denoiser_it_is_distilled_from() -> None:
         torch.testing.assert_close(halfway, 0.5 * x + 0.5 * denoiser(x, sigma, condition))
 
 
+def test_it_starts_as_no_other_network() -> None:
+    denoiser = EDMDenoiser(TemporalMixer(4, 5, 3, width=8, depth=1))
+    with pytest.raises(ValueError, match=r"weights network.* do not fit"):
+        FlowMap(TemporalMixer(4, 5 + EXTRA_CONTEXT, 3, width=16, depth=1)).start_from(denoiser)
+
+
 @pytest.mark.parametrize(("settings", "lowest"), [({}, 0.1), ({"flow_end": 0.02}, 0.02)])
 def test_so_many_evaluations_as_steps_down_to_the_lowest_level(
     dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch, settings: dict[str, float], lowest: float

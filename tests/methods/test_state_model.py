@@ -8,6 +8,8 @@ import torch
 
 from gta_datasets.config import DiffStitchConfig
 from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.windows import Windows, cut, take
+from gta_datasets.diffusion.edm import Condition
 from gta_datasets.methods.sampling import normal_numbers
 from gta_datasets.methods.state_model import StateModel
 from gta_datasets.methods.stitching import estimate_steps
@@ -73,3 +75,24 @@ def test_revealed_states_stay_and_the_rest_leads_there(on_lines: StateModel) -> 
         assert made[revealed].tobytes() == states[revealed].tobytes()
         # A step is 0.3 long; half way between start and target is off by up to 1.
         assert np.sqrt(np.square(made - states)[~revealed].mean()) < 0.1
+
+
+def test_nothing_is_revealed_beyond_the_end_of_a_short_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    episodes = take(straight_lines(), np.arange(4))
+    short = cut(episodes, Windows(np.arange(4), np.zeros(4, np.int64), np.full(4, 3)))
+    sizes = {"horizon": HORIZON, "width": 8, "depth": 1, "train_batch_size": 64, "precision": "float32"}
+    model = StateModel(linear_source(short), DiffStitchConfig().replace(**sizes), seed=0, device=CPU)
+    denoiser, told = model._new_denoiser(), []
+    forward = denoiser.forward
+
+    def watched(x: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+        told.append(condition)
+        return forward(x, sigma, condition)
+
+    monkeypatch.setattr(denoiser, "forward", watched)
+    with pytest.warns(UserWarning, match="every window is filled up"):
+        model._loss(denoiser)(0)
+    given, shown = told[0].context[..., :-1], told[0].context[..., -1]
+    assert shown[:, 1:4].any(), "the ends of some windows are revealed"
+    assert not shown[:, 4:].any()
+    assert not given[:, 4:].any()

@@ -28,6 +28,7 @@ from gta_datasets.adapters import pretrain
 from gta_datasets.errors import ConfigError, DivergenceError
 from gta_datasets.online import ATraDiffReplayBuffer
 from gta_datasets.online.critics import td_errors
+from gta_datasets.seeding import derived_seed
 from gta_datasets.training.loop import train
 from gta_datasets.training.team import Team
 from tests.online.worlds import QUICK, Line, line_dataset, quick_buffer
@@ -114,6 +115,25 @@ def test_the_errors_of_new_transitions_decide(dataset: minari.MinariDataset, mon
     np.testing.assert_array_equal(asked[0], buffer.rewards[:20, 0])
     np.testing.assert_array_equal(asked[1][-20:], buffer.rewards[20:40, 0])
     assert np.isin(asked[1][:-20], asked[0]).all()
+
+
+def test_errors_are_drawn_by_the_seed_of_the_agent(
+    dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
+
+    def errors(model: Any, batch: Any, seed: int) -> Array:
+        drawn[-1].append(seed)
+        return np.ones(len(batch.rewards))
+
+    monkeypatch.setattr("gta_datasets.online.callback.td_errors", errors)
+    for seed in (0, 0, 1):
+        drawn.append([])
+        buffer = quick_buffer(dataset, adapt_every=20, importance="td_error", seed=seed, model_seed=7)
+        model_of(SAC).learn(45, callback=buffer.callback())
+    first, again, other = drawn
+    assert first == again
+    assert len({*first, *other}) == 4
 
 
 def test_importance_may_be_the_reward(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +269,7 @@ def test_importance_is_the_error_of_the_critics(
     if normalised:
         states, following = ((x - env.obs_rms.mean) / np.sqrt(env.obs_rms.var + 1e-8) for x in (states, following))
         rewards = rewards / np.sqrt(env.ret_rms.var + 1e-8)
-    actions, entropy = next_actions(model, following, seed=buffer.state.adaptations)
+    actions, entropy = next_actions(model, following, seed=derived_seed(buffer.opened.seed, "td errors 0"))
     goes_on = np.array([1, 0, 1, 1, 1])
     target = rewards + 0.8 * goes_on * (values_of(model.critic_target, following, actions).min(axis=0) + entropy)
     errors = np.abs(values_of(model.critic, states, buffer.actions[rows, 0]) - target)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from gta_datasets.augment import configured
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.data.bank import Columns
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
-from gta_datasets.data.windows import cut, starting_at
+from gta_datasets.data.spaces import SpaceCodec
+from gta_datasets.data.windows import Windows, cut, starting_at
 from gta_datasets.errors import ConfigError
 from gta_datasets.models.ending import EndingModel
 from gta_datasets.online.assembling import Assembly
@@ -41,8 +43,8 @@ def source() -> Source:
 
 @pytest.fixture
 def fitted(source: Source, tmp_path: Path) -> Callable[..., Diffuser]:
-    def make(seed: int = 0, **overrides: Any) -> Diffuser:
-        diffuser = Diffuser(source, config_of(**overrides), seed=seed, model_seed=seed, device=CPU)
+    def make(seed: int = 0, model_seed: int = 0, **overrides: Any) -> Diffuser:
+        diffuser = Diffuser(source, config_of(**overrides), seed=seed, model_seed=model_seed, device=CPU)
         diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
         return diffuser
 
@@ -140,6 +142,51 @@ def test_only_lengths_in_use_are_adapted(fitted: Callable[..., Diffuser], source
     diffuser.adapt(windows, 0)
     diffuser.adapt(windows, 1)  # nothing was generated since: all are
     assert asked == [5, 2, 5]
+
+
+def test_agents_that_share_their_models_adapt_by_random_numbers_of_their_own(
+    fitted: Callable[..., Diffuser], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
+
+    def spied(episodes: Episodes, transitions: np.ndarray, length: int) -> Windows:
+        drawn[-1].extend(transitions.tolist())
+        return starting_at(episodes, transitions, length)
+
+    diffusers = [fitted(seed=seed, model_seed=7) for seed in (0, 0, 1)]
+    monkeypatch.setattr("gta_datasets.online.trajectory_model.starting_at", spied)
+    for diffuser in diffusers:
+        drawn.append([])
+        diffuser.adapt(lambda length: windows_of(source, length), 0)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_noise_of_adaptation_is_of_the_seed_of_the_agent(fitted: Callable[..., Diffuser], source: Source) -> None:
+    kinds: dict[str, list[torch.Tensor]] = {"offline": [], "adapted": []}
+    for seed in (0, 0, 1):
+        diffuser = fitted(seed=seed, model_seed=7, lengths=(5,))
+        diffuser.adapt(lambda length: cut(source.episodes, starting_at(source.episodes, np.array([3]), length)), 0)
+        for kind, found in kinds.items():
+            weights = [value.flatten() for name, value in diffuser.weights.items() if f".{kind}." in name]
+            found.append(torch.cat(weights))
+    assert all(torch.equal(kinds["offline"][0], weights) for weights in kinds["offline"])
+    first, again, other = kinds["adapted"]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other), "of one window, so only noise differs"
+
+
+def test_models_of_other_bounds_of_actions_are_others(source: Source, tmp_path: Path) -> None:
+    """The farthest action that is allowed decides how actions are scaled."""
+    found = []
+    for highest in (3.0, 30.0, 3.0):
+        codec = SpaceCodec.of(spaces.Box(-1.0, highest, (1,)), name="action")
+        bounded = dataclasses.replace(source, action_codec=codec)
+        diffuser = Diffuser(bounded, config_of(lengths=(5,)), seed=0, model_seed=0, device=CPU)
+        diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
+        found.append(torch.cat([value.flatten() for name, value in diffuser.weights.items() if name.startswith("5.")]))
+    first, wide, again = found
+    assert torch.equal(first, again)
+    assert not torch.equal(first, wide)
 
 
 def test_trajectories_longer_than_every_episode_are_refused(source: Source) -> None:

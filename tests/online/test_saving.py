@@ -9,6 +9,7 @@ import minari
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import SAC
 
 from gta_datasets.errors import CacheError, ConfigError, DatasetError
@@ -27,7 +28,7 @@ def dataset() -> minari.MinariDataset:
 def test_a_loaded_buffer_goes_on_where_it_was(
     dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    buffer = quick_buffer(dataset, buffer_size=room, frozen_share=0.5)
+    buffer = quick_buffer(dataset, buffer_size=room, frozen_share=0.5, model_seed=7)
     walk(buffer, 60)
     buffer.adapt()
     walk(buffer, 11, 60)
@@ -44,6 +45,8 @@ def test_a_loaded_buffer_goes_on_where_it_was(
     assert (loaded.size(), loaded.synthetic.size()) == (buffer.size(), buffer.synthetic.size())
     assert same(buffer.sample(300), loaded.sample(300))
     np.testing.assert_array_equal(buffer.state.subset, loaded.state.subset)
+    first, second = (each.opened.diffuser.weights for each in (buffer, loaded))
+    assert all(torch.equal(first[name], second[name]) for name in first | second)
 
 
 def test_the_folder_may_be_a_link(dataset: minari.MinariDataset, tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_a_file_too_large_to_be_read_again_is_not_written(
 
 
 def test_another_version_is_refused(saved: Path, dataset: minari.MinariDataset) -> None:
-    message = "was saved in version 1 of its format, and this library reads version 3; load it with the version"
+    message = "was saved in version 1 of its format, and this library reads version 4; load it with the version"
     with pytest.raises(CacheError, match=message):
         ATraDiffReplayBuffer.load(changed(saved, version=1), dataset, Line(), device="cpu")
 
@@ -136,8 +139,16 @@ def test_other_files_are_refused(saved: Path, dataset: minari.MinariDataset, tmp
 
 def test_other_data_and_environments_are_refused(saved: Path, dataset: minari.MinariDataset) -> None:
     other = line_dataset("saving/other-v0", seed=5)
-    with pytest.raises(DatasetError, match="was made from other data than dataset 'saving/other-v0'"):
+    with pytest.raises(DatasetError, match="was made from other data or spaces than dataset 'saving/other-v0'"):
         ATraDiffReplayBuffer.load(saved, other, Line(), device="cpu")
     env = Other(action_space=dataset.observation_space)
     with pytest.raises(ConfigError, match="the environment does not fit"):
         ATraDiffReplayBuffer.load(saved, dataset, env, device="cpu")
+
+
+def test_other_bounds_of_actions_are_refused(saved: Path) -> None:
+    """Actions are kept as the policy scales them, between these bounds."""
+    wide = spaces.Box(-10.0, 30.0, (1,))
+    other = line_dataset("saving/wide-v0", actions=wide)
+    with pytest.raises(DatasetError, match="was made from other data or spaces than dataset 'saving/wide-v0'"):
+        ATraDiffReplayBuffer.load(saved, other, Other(action_space=wide), device="cpu")

@@ -60,7 +60,7 @@ class Line(gymnasium.Env):
 
 
 def line_dataset(
-    dataset_id: str, *, episodes: int = 20, seed: int = 0, terminated: bool = True
+    dataset_id: str, *, episodes: int = 20, seed: int = 0, terminated: bool = True, actions: spaces.Box = ACTIONS
 ) -> minari.MinariDataset:
     """Walks to the goal by about 0.7 per step; reaching it ends the task, or else the recording alone."""
     rng = np.random.default_rng(seed)
@@ -82,7 +82,7 @@ def line_dataset(
                 infos={},
             )
         )
-    return write_buffers(dataset_id, buffers, OBSERVATIONS, ACTIONS)
+    return write_buffers(dataset_id, buffers, OBSERVATIONS, actions)
 
 
 def quick_buffer(dataset: minari.MinariDataset, **arguments: Any) -> ATraDiffReplayBuffer:
