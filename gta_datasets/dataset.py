@@ -191,9 +191,10 @@ class GTAAugmentedDataset(MinariDataset):
             `reward` (recorded) and `oracle_reward` (of the judge) are means per step in the environment's units.
             `dynamics_mse`, `dynamics_median` and `dynamics_p99` are of the squared difference between the next state
             and the judge's, in the source's standard deviations, averaged over the state's dimensions;
-            `bad_window_share`, in [0, 1], is of windows with a step above `threshold`. `novelty` is the mean distance
-            to the nearest point of the source, in its standard deviations. None stands for what could not be measured,
-            and `notes` says why.
+            `bad_step_share` and `bad_window_share`, in [0, 1], are of steps above `threshold` and of windows with such
+            a step; `wrong_terminations` is of steps that end the task in the data or for the judge, but not for both.
+            `novelty` is the mean distance to the nearest point of the source, in its standard deviations. None stands
+            for what could not be measured, and `notes` says why.
 
         Raises:
             ConfigError: a sample that is no whole number of at least 1.
@@ -336,7 +337,7 @@ class GTAAugmentedDataset(MinariDataset):
         source = pipeline.source
         metadata = self.storage.metadata
         kept = {name: metadata[name] for name in EXPORTED_METADATA if metadata.get(name) is not None}
-        kept["description"] = f"{self.id} augmented by generative trajectory augmentation"
+        kept["description"] = f"{self.id}, augmented by the method {self.config.method!r} of gta-datasets"
         kept["gta_datasets"] = pipeline.description
         return write_minari(
             dataset_id,

@@ -161,19 +161,19 @@ def _like(windows: Windows, source: Episodes, rng: np.random.Generator) -> Windo
 
 def _checked(windows: Episodes, simulator: Simulator | None, scale: NDArray[np.float64]) -> Checked:
     if simulator is None:
-        return Checked(windows, None, None)
+        return Checked(windows, None, None, None)
     steps = simulator.step(windows.observations[windows.transition_rows], windows.actions)
     errors = np.square((windows.next_observations - steps.next_observations) / scale).mean(axis=1)
-    return Checked(windows, errors, steps.rewards)
+    return Checked(windows, errors, steps.rewards, None if isinstance(simulator, StandIn) else steps.terminations)
 
 
 def _scores(episodes: Episodes, checked: Checked, threshold: float, found: Novelty | None) -> Scores:
     reward = float(episodes.rewards.mean(dtype=np.float64))
     if checked.errors is None or checked.oracle_rewards is None:
-        return Scores(reward, None, None, None, None, None, None, None, None, found)
+        return Scores(reward, None, None, None, None, None, None, None, None, None, None, found)
     stable = np.isfinite(checked.errors)
-    starts = checked.windows.offsets[:-1]
-    worst = np.maximum.reduceat(np.where(stable, checked.errors, np.inf), starts)
+    bad = ~(checked.errors <= threshold)
+    wrong = None if checked.terminations is None else (checked.terminations ^ checked.windows.terminations)[stable]
     errors, oracle = checked.errors[stable], checked.oracle_rewards[stable]
     surplus = checked.windows.rewards[stable] - oracle
     return Scores(
@@ -182,10 +182,12 @@ def _scores(episodes: Episodes, checked: Checked, threshold: float, found: Novel
         dynamics_mse=_mean(errors),
         dynamics_median=_quantile(errors, 0.5),
         dynamics_p99=_quantile(errors, 0.99),
-        bad_window_share=float((worst > threshold).mean()),
+        bad_step_share=float(bad.mean()),
+        bad_window_share=float(np.logical_or.reduceat(bad, checked.windows.offsets[:-1]).mean()),
         reward_mse=_mean(surplus**2),
         reward_bias=_mean(surplus),
         unstable_share=float(1 - stable.mean()),
+        wrong_terminations=None if wrong is None else _mean(wrong),
         novelty=found,
     )
 

@@ -103,7 +103,7 @@ def _pictures(
         yield Picture("One window", example, _EXAMPLE)
     returns = plots.asked_returns(evidence)
     if returns is not None:
-        yield Picture("Obedience", returns, _RETURNS)
+        yield Picture("Asked and got", returns, _RETURNS)
     yield Picture("States", plots.states(generated, source), _STATES)
     if loss_history:
         yield Picture("Training", plots.training_loss(loss_history), _LOSS)

@@ -26,10 +26,12 @@ class Scores:
     dynamics_mse: float | None  # mean over steps of the error below
     dynamics_median: float | None
     dynamics_p99: float | None
-    bad_window_share: float | None  # windows whose worst step exceeds `Quality.threshold`, in [0, 1]
+    bad_step_share: float | None  # steps whose error exceeds `Quality.threshold`, in [0, 1]
+    bad_window_share: float | None  # windows with such a step, in [0, 1]
     reward_mse: float | None  # recorded against oracle reward
     reward_bias: float | None  # mean of recorded minus oracle reward
-    unstable_share: float | None  # steps whose state the simulator rejected; they are in no mean above, in [0, 1]
+    unstable_share: float | None  # steps whose state the simulator rejected: in no mean above, but bad; in [0, 1]
+    wrong_terminations: float | None  # steps that end the task in the data or for the simulator, not both, in [0, 1]
     novelty: Novelty | None
 
 
@@ -40,6 +42,7 @@ class Checked:
     windows: Episodes  # one window per episode, n transitions in all
     errors: NDArray[np.float64] | None  # (n,) mean over state dimensions of the squared standardised difference
     oracle_rewards: NDArray[np.float64] | None  # (n,); here and in `errors` NaN where the simulation was unstable
+    terminations: NDArray[np.bool_] | None  # (n,) where the task ends by the simulator; None where it does not know
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,9 @@ class Quality:
 
 _MISSING = "-"
 _CORRELATION = (
-    "{} correlation between the return that a window was asked for and the discounted sum of the rewards it"
-    " got. 1 is perfect obedience, 0 none."
+    "{} correlation between the return that a window was asked for, up to the end of its episode, and the discounted"
+    " sum of the rewards in the window. It is high where windows reach to the end of an episode; where they are much"
+    " shorter, what was asked for says more of how much is left of the episode, and it may be below zero."
 )
 
 
@@ -130,6 +134,10 @@ def _number(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return _MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def _small_share(value: float | None) -> str:
+    return _MISSING if value is None else f"{100 * value:.3f} %"
 
 
 def _share_if_any(value: float | None) -> str:
@@ -176,10 +184,15 @@ _LINES = (
     _Line("Dynamics error, median", lambda scores: scores.dynamics_median, "Half of the steps are better than this."),
     _Line("Dynamics error, 99 %", lambda scores: scores.dynamics_p99, "One step in a hundred is worse than this."),
     _Line(
+        "Steps > {threshold:g}",
+        lambda scores: scores.bad_step_share,
+        "Share of steps of a larger dynamics error than this.",
+        _share,
+    ),
+    _Line(
         "Windows with a step > {threshold:g}",
         lambda scores: scores.bad_window_share,
-        "Share of windows with at least one step of a larger dynamics error than this. Bad steps cost a policy"
-        " more than a good mean gives it.",
+        "Share of windows with at least one such step. Longer windows have more of them.",
         _share,
     ),
     _Line(
@@ -187,6 +200,12 @@ _LINES = (
         lambda scores: scores.unstable_share,
         "Share of steps from states that the simulator rejects. They are in no mean; their windows count as bad.",
         _share_if_any,
+    ),
+    _Line(
+        "Wrong terminations",
+        lambda scores: scores.wrong_terminations,
+        "Share of steps that end the task in the data and not in the {judge}, or the other way round.",
+        _small_share,
     ),
     _Line(
         "Novelty, state",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html import escape
@@ -12,6 +13,7 @@ import pytest
 
 import gta_datasets
 from gta_datasets import compare
+from gta_datasets.comparison import _summary
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.errors import ConfigError, DatasetError
 from gta_datasets.plots import comparison as plots
@@ -63,13 +65,43 @@ def test_without_a_simulator_the_learned_model_judges(tmp_path: Path) -> None:
     assert "by the learned model" in (tmp_path / "page.html").read_text()
 
 
-def test_a_method_with_many_bad_windows_is_not_recommended(cheetah: minari.MinariDataset, tmp_path: Path) -> None:
+def test_a_method_with_many_bad_steps_is_not_recommended(cheetah: minari.MinariDataset, tmp_path: Path) -> None:
     barely_trained = tiny(cheetah, num_transitions=300)
     page = tmp_path / "page.html"
     quality = compare({"wild": barely_trained}, page, sample=300)["wild"]
-    assert quality.generated.bad_window_share is not None
-    assert quality.generated.bad_window_share > 0.25
-    assert "Every method has bad steps in more than 25% of the windows" in page.read_text()
+    assert quality.generated.bad_step_share > quality.source.bad_step_share + 0.1
+    assert "More than 10% of the steps of every method are bad" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "bad", "recommended"),
+    [
+        ({"near": 1.1, "far": 1.5}, {"near": 0.0, "far": 0.05}, "far"),
+        ({"near": 1.1, "far": 1.5}, {"near": 0.0, "far": 0.3}, "near"),
+        ({"near": 1.1, "far": 1.5}, {"near": 0.4, "far": 0.3}, None),
+    ],
+)
+@pytest.mark.parametrize("floor", [0.0, 0.55])
+def test_what_is_recommended_earns_most_without_many_more_bad_steps_than_the_source(
+    cheetah: minari.MinariDataset,
+    rewards: dict[str, float],
+    bad: dict[str, float],
+    recommended: str | None,
+    floor: float,
+) -> None:
+    measured = gta_datasets.augment(cheetah, "s4rl", preset="smoke").quality(sample=100)
+    qualities = {
+        name: dataclasses.replace(
+            measured,
+            generated=dataclasses.replace(
+                measured.generated, oracle_reward=rewards[name], bad_step_share=floor + bad[name], bad_window_share=1.0
+            ),
+            source=dataclasses.replace(measured.source, bad_step_share=floor),
+        )
+        for name in rewards
+    }
+    found = re.findall(r"To begin with, use (\w+):", " ".join(_summary(qualities)))
+    assert found == ([] if recommended is None else [recommended])
 
 
 def test_there_must_be_one_source(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.errors import DatasetError, MissingExtraError
 from gta_datasets.metrics import Quality, quality
 from gta_datasets.novelty import nearest_distances, novelty
+from gta_datasets.simulator import Steps
 from tests.builders import LinearSimulator, linear_episodes
 
 SOURCE = linear_episodes((40,) * 6 + (3, 1, 25))
@@ -81,7 +82,8 @@ def test_share_of_windows_with_a_bad_step_is_exact(threshold: float, share: floa
     gaps = np.array([0.0] * 5 + [0.3] * 4 + [2.0] * 3)
     found = measure(with_bad_last_states(windows(12, 8), gaps), threshold=threshold)
     assert found.generated.bad_window_share == pytest.approx(share)
-    assert found.source.bad_window_share == 0
+    assert found.generated.bad_step_share == pytest.approx(share / 8), "the last of the eight of a window"
+    assert found.source.bad_window_share == found.source.bad_step_share == 0
 
 
 def test_errors_are_in_units_of_the_source_not_of_the_generated_data() -> None:
@@ -119,11 +121,38 @@ def test_unstable_steps_are_in_no_mean_and_make_their_windows_bad() -> None:
     assert "Impossible steps" not in measure(generated).table()
 
 
+@pytest.mark.parametrize(
+    ("flagged", "ending", "wrong"), [((), (), 0), ((3, 5), (), 2), ((), (3, 4, 9), 3), ((3, 5), (5, 9), 2)]
+)
+def test_terminations_that_the_simulator_does_not_share_are_counted(
+    flagged: tuple[int, ...], ending: tuple[int, ...], wrong: int
+) -> None:
+    generated = windows(10, 4)
+    last = generated.offsets[1:] - 1
+    ends, terminations = np.zeros((2, 40), np.bool_)
+    terminations[last[list(flagged)]] = True
+    ends[last[list(ending)]] = True
+
+    class Ending(LinearSimulator):
+        def step(self, observations: np.ndarray, actions: np.ndarray) -> Steps:
+            steps = super().step(observations, actions)
+            known = {row.tobytes(): end for row, end in zip(generated.actions, ends, strict=True)}
+            return dataclasses.replace(
+                steps, terminations=np.array([known.get(row.tobytes(), False) for row in actions])
+            )
+
+    found = measure(dataclasses.replace(generated, terminations=terminations), simulator=Ending())
+    assert found.generated.wrong_terminations == pytest.approx(wrong / 40)
+    assert found.source.wrong_terminations == 0
+    assert f"{100 * wrong / 40:.3f} %" in found.table()
+
+
 def test_all_steps_unstable_leaves_nothing_but_the_shares() -> None:
     found = measure(windows(), simulator=LinearSimulator(0.0))
     assert found.generated.dynamics_mse is None
     assert found.generated.oracle_reward is None
-    assert found.generated.bad_window_share == found.generated.unstable_share == 1
+    assert found.generated.bad_window_share == found.generated.bad_step_share == found.generated.unstable_share == 1
+    assert found.generated.wrong_terminations is None
     assert found.evidence.example is None
     json.loads(found.to_json())
 
@@ -240,6 +269,7 @@ def test_without_a_simulator_the_other_metrics_remain() -> None:
     found = quality(windows(), SOURCE, env_spec="AdroitHandDoor-v1", asked_returns=np.arange(12.0))
     for scores in (found.generated, found.source):
         assert scores.oracle_reward is scores.dynamics_mse is scores.bad_window_share is scores.reward_mse is None
+        assert scores.bad_step_share is scores.wrong_terminations is None
         assert scores.novelty is not None
     assert found.simulator is None
     assert found.pearson is not None

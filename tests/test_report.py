@@ -105,9 +105,9 @@ def test_every_number_of_the_table_is_shown_with_its_meaning(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("simulated", "asked", "headlines"),
     [
-        (True, True, ["Rewards", "Dynamics", "One window", "Obedience", "States"]),
+        (True, True, ["Rewards", "Dynamics", "One window", "Asked and got", "States"]),
         (True, False, ["Rewards", "Dynamics", "One window", "States"]),
-        (False, True, ["Rewards", "Obedience", "States"]),
+        (False, True, ["Rewards", "Asked and got", "States"]),
         (False, False, ["Rewards", "States"]),
     ],
 )

@@ -40,6 +40,7 @@ def test_every_reader_sees_the_same_values_within_the_spaces(wild: minari.Minari
     assert max(np.abs(episode.observations).max() for episode in wild) > 2.5
     generated = augment(wild, method, num_transitions=200, **SMALL).generated
     exported, corpus = generated.export(f"same/{method}-v0"), Corpus(generated)
+    assert f"augmented by the method {method!r} " in exported.storage.metadata["description"]
     assert len(exported) == len(generated) == corpus.episodes.num_episodes
     for number, episode in enumerate(generated):
         assert np.abs(episode.actions).max() <= 1

@@ -110,6 +110,7 @@ def test_exported_episodes_are_those_that_are_read(augmented: GTAAugmentedDatase
     metadata = again.storage.metadata
     assert metadata["author"] == {"Ada", "Blaise"}
     assert metadata["algorithm_name"] == "random"
+    assert metadata["description"] == f"{augmented.id}, augmented by the method 'gta' of gta-datasets"
     assert metadata["gta_datasets"]["config"] == augmented.config.to_dict()
     assert again.env_spec == augmented.env_spec
     np.testing.assert_allclose(minari.get_normalized_score(again, np.array([4.0])), 0.5)
