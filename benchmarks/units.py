@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.experiments import Experiment, Method
+from benchmarks.experiments import MORE, Experiment, Method
 from benchmarks.scales import Scale
 from benchmarks.tasks import Task
 from benchmarks.vectorised.learner import MakeLearner
@@ -128,6 +128,8 @@ class Unit:
             settings["source_quantile"] = self.task.good_quantile
         if self.scale.tuned or self.task.kind != "locomotion":
             settings = {"task": self.task.kind, **self.task.overrides, **settings}
+        elif self.algorithm is None:
+            settings = {**MORE, **settings}
         return _needed(self._preset, tuple(settings.items()))
 
     @property

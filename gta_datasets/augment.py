@@ -75,7 +75,7 @@ def augment(
             folder.
         include_source: put the source's episodes before the generated ones.
         progress: show progress bars on standard error.
-        **overrides: any field of the configuration by its name, such as `alpha=1.3`. With any method, `qualify=0.05`
+        **overrides: any field of the configuration by its name, such as `alpha=1.2`. With any method, `qualify=0.05`
             keeps only trajectories that a learned model of the dynamics agrees with (largest squared error of a step,
             in the source's standard deviations), and draws others until there are enough.
 

@@ -36,7 +36,7 @@ Transitions = Annotated[int | None, typer.Option(help="How many to generate; def
 Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of the cache; default: GTA_DATASETS_CACHE or the user's.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="A field of the configuration, such as alpha=1.3.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A field of the configuration, such as alpha=1.2.")]
 
 
 @app.command("augment")

@@ -18,6 +18,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "sampler": "stochastic_heun",
         "sampler_steps": 128,
         "sigma_end": 0.002,
+        "alpha": 1.3,
         "guidance_start": 0.0,
         "return_limit": 0.0,
         "guidance": 2.0,

@@ -101,7 +101,7 @@ def test_other_defaults_make_other_results(tmp_path: Path) -> None:
 
 def test_what_steers_only_the_computing_makes_no_other_result() -> None:
     unit = unit_of("23", HOPPER, "GTA", "cpu", algorithm=None)
-    config = configuration("gta", unit.scale.quality_preset, None, "cpu", {}).to_dict()
+    config = configuration("gta", unit.scale.quality_preset, None, "cpu", {"alpha": 1.3}).to_dict()
     assert unit.is_answered_by({"config": config})
     for stage, name, value in (("sampling", "generate_batch_size", 128), ("training", "checkpoint_seconds", 7.0)):
         assert config[stage][name] != value
@@ -154,7 +154,7 @@ def test_a_result_of_other_defaults_does_not_hide_one_of_todays(tmp_path: Path) 
 
 
 def test_the_same_data_under_another_name_are_the_same_result(tmp_path: Path) -> None:
-    unit, other = (unit_of("factors", HOPPER, name, "cpu") for name in ("GTA, alpha 1.1", "GTA, mu 0.25"))
+    unit, other = (unit_of("factors", HOPPER, name, "cpu") for name in ("alpha 1.3", "GTA"))
     assert unit.config["sampling"]["alpha"] != other.config["sampling"]["alpha"]
     asked_otherwise = unit.identity | {"settings": {}, "preset": "another"}  # by defaults of another day
     line = {"unit": asked_otherwise, "returns": {"300000": {"mean": 1.0}}, "config": unit.config}
@@ -163,7 +163,7 @@ def test_the_same_data_under_another_name_are_the_same_result(tmp_path: Path) ->
     assert found.answer(unit) == line
     assert found.answer(other) is None
     assert found.answer(unit_of("1-gym", HOPPER, "SynthER", "cpu")) is None
-    assert found.answer(unit_of("factors", "sim/halfcheetah/medium-v0", "GTA, alpha 1.1", "cpu")) is None
+    assert found.answer(unit_of("factors", "sim/halfcheetah/medium-v0", "alpha 1.3", "cpu")) is None
 
 
 def test_a_setting_that_came_later_counts_as_its_default() -> None:

@@ -157,8 +157,8 @@ class SamplingConfig(SolverConfig):
     eta: float = 20.0
     # Exploration level: share of the 128-step noise schedule that is undone.
     mu: float | Literal["auto"] = auto_field(0.5)
-    # Exploitation level: amplification of the return.
-    alpha: float | Literal["auto"] = auto_field(1.3)
+    # Exploitation level: amplification of the return. More makes data of more reward, and not always better policies.
+    alpha: float | Literal["auto"] = auto_field(1.1)
     # What is asked for: the amplified return, the data's best one, nothing, or the window's rewards, each amplified.
     condition: Literal["amplified", "fixed", "none", "rewards"] = "amplified"
     relabel: bool = False  # rewards from a learned model of them instead of from the generator
