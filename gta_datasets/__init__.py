@@ -1,4 +1,4 @@
-"""Bigger and better offline-RL datasets: generative trajectory augmentation for Minari.
+"""Augmentation of offline-RL datasets with generative models, for Minari.
 
 dataset = minari.load_dataset("mujoco/hopper/medium-v0", download=True)
 augmented = gta_datasets.augment(dataset)

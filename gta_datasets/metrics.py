@@ -1,4 +1,4 @@
-"""How good generated trajectories are, beside the source: true rewards, true dynamics, novelty, obedience.
+"""How good generated trajectories are, beside the source: true rewards, true dynamics, novelty, asked returns.
 
 The metrics are those of GTA (appendix D), with the tail of the dynamics error added.
 """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +37,15 @@ print(sorted({"d3rlpy", "stable_baselines3", "torchrl", "tensordict", "gym"} & s
 """
     names = "gta_datasets.adapters gta_datasets.online gta_datasets.policies"
     assert run_script(script) == f"[]\n{names}\n[]\n"
+
+
+def test_the_table_of_modules_has_all_of_them_in_the_order_of_imports() -> None:
+    root = Path(__file__).parents[1]
+    contract = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = [re.findall(r"\w+", layer) for layer in reversed(contract["layers"])]
+    level = {module: number for number, layer in enumerate(layers) for module in layer}
+    table = (root / "docs" / "architecture.md").read_text().split("## Modules")[1].split("## Contracts")[0]
+    named = [re.findall(r"`(\w+)/?`", row.split("|")[1]) for row in table.splitlines() if row.startswith("| `")]
+    assert sorted(module for row in named for module in row) == sorted(level)
+    levels = [level[module] for row in named for module in row]
+    assert levels == sorted(levels)

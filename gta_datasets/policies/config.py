@@ -34,7 +34,7 @@ class GTPBCConfig(LearnableConfig):
     actor_optim_factory: OptimizerFactory = make_optimizer_field()
     width: int = 128  # channels of the actor
     depth: int = 3  # residual blocks of the actor
-    actor_tau: float = 0.05  # how far the averaged actor follows per update
+    actor_tau: float = 0.05  # how far the target actor follows per update
     levels: int = 20  # noise levels between which jumps are learned, 0 not counted
     sampling_steps: int = 5  # K, jumps per action; `predict` may be asked for another number
     temperature: float = 1.0  # standard deviation of the noise, over the usual one, that `predict` makes actions from
@@ -72,7 +72,7 @@ class GTPConfig(GTPBCConfig):
     critic_optim_factory: OptimizerFactory = make_optimizer_field()
     critic_encoder_factory: EncoderFactory = make_encoder_field()
     n_critics: int = 2
-    tau: float = 0.005  # how far averaged critics follow per update
+    tau: float = 0.005  # how far target critics follow per update
     target_steps: int = 2  # jumps per action that critics learn from and advantages are measured against
     eta: float = 1.0  # how much more an advantage of one standard deviation counts; 0: nothing, as GTP-BC
     max_weight: float = 100.0  # of an action

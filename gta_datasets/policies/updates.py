@@ -154,7 +154,7 @@ class GTPBCImpl(QLearningAlgoImplBase):
 
 
 class GTPImpl(GTPBCImpl):
-    """The same with critics, which learn from the averaged actor's actions and weight those of the batch."""
+    """The same with critics, which learn from the target actor's actions and weight those of the batch."""
 
     _modules: GTPModules
     _config: GTPConfig
@@ -210,7 +210,7 @@ class GTPImpl(GTPBCImpl):
     def _judge(self, batch: TorchMiniBatch) -> tuple[Tensor, Tensor]:
         """Values of the next states, (B, 1), and advantages of the batch's actions over the policy's, (B,).
 
-        Both by the least of the averaged critics; a state's value is that of one action of the averaged actor.
+        Both by the least of the target critics; a state's value is that of one action of the target actor.
         """
         here = _vectors(batch.observations)
         observations = torch.cat([_vectors(batch.next_observations), here])
