@@ -200,10 +200,15 @@ class Corpus:
 
     @cached_property
     def first_timestep(self) -> NDArray[np.int64]:
-        """Step of the environment's episode at which every episode begins, (E,): not 0 for most generated ones."""
+        """Step of the environment's episode at which every episode begins, (E,): not 0 for most generated ones.
+
+        One that would go on past the end of the longest recorded episode, as stitched ones may, begins earlier.
+        """
         steps = np.zeros(self.episodes.num_episodes, np.int64)
         if self._origin is not None:
-            steps[self.num_real_episodes :] = np.where(self._origin.episode >= 0, self._origin.start, 0)
+            source, episode, start = self._origin[:3]
+            latest = source.lengths.max() - self.episodes.lengths[self.num_real_episodes :]
+            steps[self.num_real_episodes :] = np.where(episode >= 0, np.clip(start, 0, np.maximum(latest, 0)), 0)
         return steps
 
     def start_returns(self, kind: ReturnToGo) -> NDArray[np.float64]:

@@ -159,6 +159,11 @@ def torch_device(device: str) -> str:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
         raise ConfigError(f"device={device!r}: torch's last GPU on this machine is 'cuda:{last}'; choose it, or 'auto'")
+    if chosen.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=chosen).item()
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            raise ConfigError(f"device={device!r}: torch cannot compute on it here; choose 'auto' or 'cpu'") from error
     return str(chosen)
 
 

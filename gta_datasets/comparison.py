@@ -42,12 +42,14 @@ def compare(
 
     Raises:
         ConfigError: there is nothing to compare, something in it is not what `augment` makes, the versions have
-            different sources, the path cannot be written to, or the sample is no whole number of at least 1.
+            different sources, the path cannot be written to, the sample is no whole number of at least 1, or the seed
+            none of at least 0.
         DatasetError, DivergenceError, QualificationError: no version can be made; the error of the first.
         MissingExtraError: matplotlib is not installed.
     """
     _check_versions(datasets)
-    source, sample = _source_of(datasets), whole_number("sample", sample, 1)
+    sample, seed = whole_number("sample", sample, 1), whole_number("seed", seed, 0)
+    source = _source_of(datasets)
     figure_class()  # measuring may take long
     page = check_page(path)
     qualities, left_out = _measured(datasets, sample, seed)

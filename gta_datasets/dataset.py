@@ -197,10 +197,11 @@ class GTAAugmentedDataset(MinariDataset):
             for what could not be measured, and `notes` says why.
 
         Raises:
-            ConfigError: a sample that is no whole number of at least 1.
+            ConfigError: a sample that is no whole number of at least 1, or a seed that is none of at least 0.
             DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
         sample, novelty_sample = whole_number("sample", sample, 1), whole_number("novelty_sample", novelty_sample, 1)
+        seed = whole_number("seed", seed, 0)
         generated, asked = self._sample(sample)
         return self._measure(generated, asked, sample=sample, novelty_sample=novelty_sample, seed=seed)
 
@@ -208,11 +209,12 @@ class GTAAugmentedDataset(MinariDataset):
         """Write the quality table and its plots to one HTML file, whose folder is made; returns the numbers.
 
         Raises:
-            ConfigError: a path that cannot be written to, or a sample that is no whole number of at least 1.
+            ConfigError: a path that cannot be written to, a sample that is no whole number of at least 1, or a seed
+                that is none of at least 0.
             MissingExtraError: matplotlib is not installed.
             DatasetError, DivergenceError, QualificationError, CacheError: as of `fit` and `generate`.
         """
-        sample = whole_number("sample", sample, 1)
+        sample, seed = whole_number("sample", sample, 1), whole_number("seed", seed, 0)
         figure_class()  # training and generating may take long
         page = check_page(path)
         generated, asked = self._sample(sample)

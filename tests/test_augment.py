@@ -149,6 +149,16 @@ def test_a_second_gpu_that_is_not_there(dataset: minari.MinariDataset, monkeypat
     assert [torch_device(name) for name in ("auto", "cuda", "cuda:0")] == ["cuda", "cuda", "cuda:0"]
 
 
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu"])
+def test_a_device_that_nothing_can_be_computed_on(dataset: minari.MinariDataset, device: str) -> None:
+    if device in {"mps", "xpu"} and getattr(torch, device).is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(
+        ConfigError, match=f"device='{device}': torch cannot compute on it here; choose 'auto' or 'cpu'"
+    ):
+        augment(dataset, device=device)
+
+
 def test_whole_numbers_of_numpy_are_whole_numbers(dataset: minari.MinariDataset) -> None:
     augmented = tiny(dataset, seed=np.int64(3), num_transitions=np.int32(30))
     assert augmented.key == tiny(dataset, seed=3).key

@@ -158,6 +158,17 @@ def test_returns_to_go_of_real_episodes_are_the_rewards_to_come(augmented: GTAAu
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["gta", "s4rl", "synther", "diffstitch"])
+def test_no_timestep_lies_beyond_the_longest_recorded_episode(method: str) -> None:
+    dataset = linear_dataset(f"corpus/timesteps-{method}-v0", lengths=(40,) * 8)
+    augmented = augment(dataset, method, preset="smoke", num_transitions=300, device="cpu", progress=False)
+    corpus = Corpus(augmented)
+    timesteps = corpus.subsequences(np.arange(len(corpus)), 1).timesteps
+    assert timesteps.max() == 39
+    starts = [augmented[number].id for number in range(8)]
+    assert not corpus.first_timestep[starts].any()
+
+
 @pytest.mark.parametrize("kind", ["amplified", "source"])
 def test_a_trajectory_without_a_source_window_has_its_own_returns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     augmented = tiny(linear_dataset(f"corpus/windowless-{kind}-v0", lengths=(20, 4, 15), terminated=(1,)))

@@ -235,6 +235,19 @@ def test_what_is_no_size_of_a_sample_is_refused_before_any_work(
         compare({"one": untrained}, tmp_path / "report.html", sample=sample)
 
 
+@pytest.mark.parametrize("seed", [-1, 2.5, "all", None, True])
+def test_what_is_no_seed_of_a_sample_is_refused_before_any_work(
+    untrained: GTAAugmentedDataset, tmp_path: Path, seed: Any
+) -> None:
+    message = re.escape(f"seed={seed!r} is not allowed; choose a whole number of at least 0")
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        untrained.quality(seed=seed)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        untrained.report(tmp_path / "report.html", seed=seed)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        compare({"one": untrained}, tmp_path / "report.html", seed=seed)
+
+
 def test_the_smallest_sample_is_measured(augmented: GTAAugmentedDataset) -> None:
     found = augmented.quality(sample=np.int64(1), novelty_sample=1)
     assert "NaN" not in found.to_json()
