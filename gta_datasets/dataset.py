@@ -325,7 +325,9 @@ class GTAAugmentedDataset(MinariDataset):
         """Write all episodes as an ordinary Minari dataset that needs this library no longer.
 
         Source episodes that were left out as invalid are not in it, and of the others one that was cut without a flag
-        ends in a truncation, one that is both terminated and truncated in a termination.
+        ends in a truncation, one that is both terminated and truncated in a termination. Of the metadata of episodes
+        only ids and lengths are kept: an export does not tell which episodes were generated. They come after the
+        source's; `augmented.generated.export` writes them alone.
 
         Args:
             dataset_id: its name, such as "hopper/medium-gta-v0".
