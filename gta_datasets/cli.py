@@ -12,8 +12,8 @@ from gta_datasets.augment import augment, cache_root
 from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
-from gta_datasets.errors import ConfigError, GTADatasetsError
-from gta_datasets.inventory import check_weights, describe
+from gta_datasets.errors import CacheError, ConfigError, GTADatasetsError
+from gta_datasets.inventory import check, describe
 from gta_datasets.methods import METHODS
 from gta_datasets.page import check_page
 from gta_datasets.presets import PRESETS, TASKS
@@ -146,33 +146,42 @@ def demo(
 
 @cache.command("ls")
 def cache_ls(cache_dir: CacheDir = None) -> None:
-    """List what the cache holds: keys, sizes, what was made of which dataset by which method, and unusual settings."""
+    """List what the cache holds: keys, sizes, what was made of which dataset by which method, and unusual settings.
+
+    Exit code 1 if an entry cannot be described.
+    """
     stores = _stores(cache_dir)
+    damaged = False
     for store in stores:
-        typer.echo(f"{store.key}  {store.nbytes / 1e6:9.1f} MB  {len(store.indices()):5d} shards  {describe(store)}")
+        line = store.key
+        try:
+            line += f"  {store.nbytes / 1e6:9.1f} MB  {len(store.indices()):5d} shards"
+            line += f"  {describe(store)}"
+        except CacheError as error:
+            line += f"  {error}"
+            damaged = True
+        typer.echo(line)
     if not stores:
         typer.echo(f"the cache {cache_root(cache_dir)} is empty")
+    raise typer.Exit(code=int(damaged))
 
 
 @cache.command("verify")
 def cache_verify(cache_dir: CacheDir = None) -> None:
-    """Check all shards and weights. Exit code 1 if something is damaged.
+    """Check all shards, models and manifests. Exit code 1 if something is damaged.
 
-    Damaged shards are set aside and made again when next read; of damaged weights it is said what to do.
+    Damaged shards are set aside and made again when next read; of everything else it is said what to do.
     """
-    shards = weights = damaged = 0
+    shards = models = manifests = damaged = 0
     for store in _stores(cache_dir):
-        for number, good in store.verify().items():
-            shards += 1
-            damaged += not good
-            if not good:
-                typer.echo(f"{store.key} shard {number} was damaged and has been set aside")
-        found, wrong = check_weights(store)
-        weights += found
-        damaged += len(wrong)
-        for sentence in wrong:
+        found = check(store)
+        shards += found.shards
+        models += found.models
+        manifests += found.manifests
+        damaged += len(found.damaged)
+        for sentence in found.damaged:
             typer.echo(sentence)
-    typer.echo(f"checked {shards} shards and {weights} files of weights: {damaged} damaged")
+    typer.echo(f"checked {shards} shards, {models} files of models and {manifests} manifests: {damaged} damaged")
     raise typer.Exit(code=int(damaged > 0))
 
 

@@ -1,10 +1,14 @@
-"""What a cache holds: what its keys stand for, in words, and which weights in it are damaged."""
+"""What a cache holds: what its keys stand for, in words, and what in it is damaged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from gta_datasets.augment import configured
@@ -12,14 +16,32 @@ from gta_datasets.config import ATraDiffConfig, StagedConfig
 from gta_datasets.errors import CacheError
 from gta_datasets.methods import METHODS
 from gta_datasets.methods.levels import FILE as LEVELS_FILE
+from gta_datasets.methods.levels import load_choice
 from gta_datasets.presets import PRESETS
-from gta_datasets.store import ShardStore
+from gta_datasets.store import MANIFEST_FILE, ShardStore
 from gta_datasets.training.checkpoint import load_checkpoint
 from gta_datasets.training.fitting import CHECKPOINT_FILE, MODEL_FILE
 
-__all__ = ["check_weights", "describe"]
+__all__ = ["Checked", "check", "describe"]
 
 CONFIGS: Mapping[str, type[StagedConfig]] = {**METHODS, ATraDiffConfig.method: ATraDiffConfig}
+
+MODELS: Mapping[str, Callable[[Path], object]] = {
+    MODEL_FILE: load_checkpoint,
+    CHECKPOINT_FILE: load_checkpoint,
+    LEVELS_FILE: load_choice,
+}
+"""The files of a model, and what reads them."""
+
+
+@dataclass
+class Checked:
+    """How many files of each kind a key has, and a sentence for everything that is damaged."""
+
+    shards: int = 0
+    models: int = 0
+    manifests: int = 0
+    damaged: list[str] = field(default_factory=list)
 
 
 def describe(store: ShardStore) -> str:
@@ -38,16 +60,32 @@ def describe(store: ShardStore) -> str:
     return line if line.isprintable() else ascii(line)
 
 
-def check_weights(store: ShardStore) -> tuple[int, list[str]]:
-    """How many files of weights a key has, and a sentence for each that is damaged."""
-    number, damaged = 0, []
-    for name in (MODEL_FILE, CHECKPOINT_FILE):
-        try:
-            number += load_checkpoint(store.path / name) is not None
-        except CacheError as error:
-            number += 1
-            damaged.append(str(error))
-    return number, damaged
+def check(store: ShardStore) -> Checked:
+    """Read all that a key has; damaged shards are set aside."""
+    found = Checked()
+    with _noted(found.damaged):
+        for index in store.indices():
+            found.shards += 1
+            with _noted(found.damaged):
+                if not store.check(index):
+                    found.damaged.append(f"{store.key} shard {index} was damaged and has been set aside")
+    for name, load in MODELS.items():
+        found.models += os.path.lexists(store.path / name)
+        with _noted(found.damaged):
+            load(store.path / name)
+    found.manifests += os.path.lexists(store.path / MANIFEST_FILE)
+    with _noted(found.damaged):
+        store.read_manifest()
+    return found
+
+
+@contextmanager
+def _noted(damaged: list[str]) -> Iterator[None]:
+    """Add the sentence of an error to those of what is damaged, and go on."""
+    try:
+        yield
+    except CacheError as error:
+        damaged.append(str(error))
 
 
 def _settings(method: object, config: object) -> list[str]:

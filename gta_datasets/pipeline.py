@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
-from gta_datasets.errors import WorkerError
+from gta_datasets.errors import CacheError, WorkerError
 from gta_datasets.methods import build_augmenter
 from gta_datasets.methods.base import Augmenter, Consulted, Shard
 from gta_datasets.methods.levels import LevelSearch
@@ -283,7 +283,11 @@ class Pipeline:
 
     def _make(self, number: int) -> Shard:
         store = self.fit()
-        if store.read_manifest() is None:
+        try:
+            described = store.read_manifest() is not None
+        except CacheError:  # damaged, or a link, which is not written through either
+            described = False
+        if not described:
             store.write_manifest({"kind": "trajectories", **self.description})
         return self.augmenter.generate(number)
 

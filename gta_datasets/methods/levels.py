@@ -9,6 +9,7 @@ Where more of its windows are bad than should be, the sampler gets more steps as
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -25,7 +26,7 @@ from gta_datasets.errors import CacheError
 from gta_datasets.methods.base import Shard
 from gta_datasets.models.dynamics import DynamicsModel
 
-__all__ = ["MUS", "LevelSearch"]
+__all__ = ["MUS", "LevelSearch", "load_choice"]
 
 ALPHAS, MUS = (1.1, 1.3, 1.5), (0.1, 0.25, 0.5)
 """What is tried, from the least to the most: the range of GTA, appendix C."""
@@ -103,22 +104,16 @@ class LevelSearch:
             CacheError: the folder holds something else.
         """
         path = folder / FILE
-        if not path.is_file():
-            chosen = json.dumps(self._search(), indent=2).encode()
-            if not path.is_file():  # what somebody has chosen meanwhile stays: shards may have been made with it
-                atomic_write(path, chosen, make_folder=True)
-        try:
-            found = json.loads(read_bytes(path, limit=MOST_BYTES))
-            self._found = {
-                "alpha": float(found["alpha"]),
-                "mu": float(found["mu"]),
-                "sampler_steps": int(found["sampler_steps"]),
-                "source": found["source"],
-                "probes": found["probes"],
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{path} is not a choice of levels; remove it to choose again") from error
-        return f"alpha {self._found['alpha']} mu {self._found['mu']} steps {self._found['sampler_steps']}"
+        found = load_choice(path)
+        if found is None:
+            chosen = self._search()
+            found = load_choice(path)  # what somebody has chosen meanwhile stays: shards may have been made with it
+            if found is None:
+                text = json.dumps({"digest": _digest(chosen), **chosen}, indent=2)
+                atomic_write(path, text.encode(), make_folder=True)
+                found = chosen
+        self._found = found
+        return f"alpha {found['alpha']} mu {found['mu']} steps {found['sampler_steps']}"
 
     def _search(self) -> dict[str, Any]:
         sampling = self._sampling
@@ -165,6 +160,29 @@ class LevelSearch:
         _, rewards = self._dynamics.predict(windows.observations[windows.transition_rows], windows.actions)
         worst = np.maximum.reduceat(self._dynamics.errors(windows), windows.offsets[:-1])
         return {"reward": float(rewards.mean()), "bad_share": float((worst > self._config.auto_error).mean())}
+
+
+def load_choice(path: Path) -> dict[str, Any] | None:
+    """What a search has left in a file, as `LevelSearch.found` has it; None if there is none.
+
+    Raises:
+        CacheError: the file is a link, holds something else, or is damaged.
+    """
+    try:
+        stored = json.loads(read_bytes(path, limit=MOST_BYTES))
+        found = {name: stored[name] for name in ("alpha", "mu", "sampler_steps", "source", "probes")}
+        sound = stored["digest"] == _digest(found)
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CacheError(f"{path} is not a choice of levels; remove it to choose again") from error
+    if not sound:
+        raise CacheError(f"{path} is damaged (its checksum does not match); remove it to choose again")
+    return found
+
+
+def _digest(found: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _sought(value: float | Literal["auto"], grid: tuple[float, ...]) -> tuple[float, ...]:

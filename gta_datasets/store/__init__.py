@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from gta_datasets.store.files import FORMAT_VERSION, Arrays
 from gta_datasets.store.key import KeyPart, content_key
-from gta_datasets.store.shards import ShardStore, list_stores
+from gta_datasets.store.shards import MANIFEST_FILE, ShardStore, list_stores
 
-__all__ = ["FORMAT_VERSION", "Arrays", "KeyPart", "ShardStore", "content_key", "list_stores"]
+__all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "Arrays", "KeyPart", "ShardStore", "content_key", "list_stores"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from gta_datasets.atomic import check_no_link, sync_folder
+from gta_datasets.atomic import check_no_link, remove_leftovers, sync_folder
 from gta_datasets.errors import CacheError
 from gta_datasets.store.files import shard_index
 
@@ -22,6 +22,7 @@ __all__ = ["KeyFolder", "is_key"]
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _ATTEMPTS = 5  # against another process that clears the cache or writes to it meanwhile
+_LEFTOVER_AGE = 3600.0  # seconds after which half a shard has no writer any more; one that has, writes it again
 
 _logger = logging.getLogger(__name__)
 
@@ -104,6 +105,11 @@ class KeyFolder:
                     status = os.lstat(os.path.join(folder, name))
                     if stat.S_ISREG(status.st_mode):
                         yield status
+
+    def remove_leftovers(self) -> None:
+        """Remove what processes left behind that were killed, an hour ago or more, while they wrote a shard."""
+        with suppress(OSError):  # somebody may clear the cache meanwhile
+            remove_leftovers(self.path, "shard-*", older=_LEFTOVER_AGE)
 
     def remove(self) -> None:
         """Delete the folder with all that is in it, also while others write to it. Raises CacheError."""

@@ -21,9 +21,9 @@ from gta_datasets.store.container import ContainerError, parse_json_object
 from gta_datasets.store.files import Arrays, encode_shard, open_shard, shard_stem
 from gta_datasets.store.folder import KeyFolder, is_key
 
-__all__ = ["ShardStore", "list_stores"]
+__all__ = ["MANIFEST_FILE", "ShardStore", "list_stores"]
 
-_MANIFEST = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 _MAX_MANIFEST = 1 << 20  # bytes
 _MAX_MAPS = 1024  # verified maps kept open; they hold no file descriptors
 _WRITE_ATTEMPTS = 3
@@ -136,6 +136,7 @@ class ShardStore:
             found = self.get(index)
             if found is not None:
                 return found
+            self._folder.remove_leftovers()
             made = make()
             self._write(index, made)
         found = self.get(index)
@@ -167,12 +168,18 @@ class ShardStore:
         Raises:
             CacheError: as `get`.
         """
-        report = {}
-        for index in self.indices():
-            report[index] = self._load(index, self._folder.shard_names().get(index, [])) is not None
-            if not report[index]:
-                self._maps.pop(index, None)
-        return report
+        return {index: self.check(index) for index in self.indices()}
+
+    def check(self, index: int) -> bool:
+        """Read a shard anew: False if it is missing or was damaged (and has been set aside).
+
+        Raises:
+            CacheError: as `get`.
+        """
+        sound = self._load(index, self._folder.shard_names().get(index, [])) is not None
+        if not sound:
+            self._maps.pop(index, None)
+        return sound
 
     def clear(self) -> None:
         """Delete the folder with all that is in it. Arrays already handed out stay valid.
@@ -197,7 +204,7 @@ class ShardStore:
             raise CacheError(
                 f"the manifest of {self.path} has {len(text):,} bytes; at most {_MAX_MANIFEST:,} are allowed"
             )
-        self._publish(_MANIFEST, [text])
+        self._publish(MANIFEST_FILE, [text])
 
     def read_manifest(self) -> dict[str, Any] | None:
         """The JSON object stored by `write_manifest`, or None. The content is untrusted: check types before use.
@@ -205,7 +212,7 @@ class ShardStore:
         Raises:
             CacheError: it is too large, not a JSON object, or a link.
         """
-        path = self.path / _MANIFEST
+        path = self.path / MANIFEST_FILE
         if not self._folder.exists():
             return None
         try:
@@ -213,7 +220,7 @@ class ShardStore:
         except FileNotFoundError:
             return None
         except ContainerError as error:
-            raise CacheError(f"{path} is refused: {error}; clear this key") from error
+            raise CacheError(f"{path} is refused: {error}; remove it") from error
 
     def _load(self, index: int, names: Sequence[str]) -> Arrays | None:
         for name in names:

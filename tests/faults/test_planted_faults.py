@@ -178,6 +178,18 @@ def test_row_15_links_among_the_shards_are_refused(dataset: minari.MinariDataset
     assert outside.read_bytes() == before
 
 
+@pytest.mark.parametrize("text", [b"", b'{"kind": "traj', bytes(2_000_000)], ids=["empty", "cut", "large"])
+def test_row_16_a_manifest_that_cannot_be_read_stops_no_shard(
+    dataset: minari.MinariDataset, tmp_path: Path, text: bytes
+) -> None:
+    augmented = tiny(dataset, cache_dir=tmp_path).generate()
+    before = digest_of_files(augmented.path)
+    (augmented.path / "manifest.json").write_bytes(text)
+    sorted(augmented.path.glob("shard-*"))[0].unlink()
+    tiny(dataset, cache_dir=tmp_path).generate()
+    assert digest_of_files(augmented.path) == before
+
+
 def test_row_15_the_root_may_be_a_link(dataset: minari.MinariDataset, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ import pytest
 from gta_datasets.atomic import atomic_write
 from gta_datasets.errors import CacheError
 from gta_datasets.store import ShardStore
-from tests.store.helpers import KEY, run, same, sample, shard_files
+from tests.store.helpers import KEY, run, running, same, sample, shard_files
 
 SHARDS = 2
 
@@ -92,6 +93,60 @@ def test_killed_at_every_write_sync_and_rename(tmp_path: Path, moment: str) -> N
     # The later the kill, the less is missing: work that was committed is kept.
     assert made_again == sorted(made_again, reverse=True)
     assert set(made_again) == set(range(SHARDS + 1))
+
+
+# Writes shard 0 and comes no further than to its rename, for which it waits for a line.
+UNFINISHED = """
+import os, sys
+from gta_datasets.store import ShardStore
+from tests.store.helpers import KEY, sample
+
+replace = os.replace
+def wait(*arguments):
+    os.replace = replace
+    print("written", flush=True)
+    sys.stdin.readline()
+    replace(*arguments)
+
+os.replace = wait
+ShardStore(sys.argv[1], KEY).get_or_make(0, lambda: sample(0))
+"""
+
+
+def aged(path: Path) -> Path:
+    """The file as of two hours ago."""
+    moment = time.time() - 7200
+    os.utime(path, (moment, moment))
+    return path
+
+
+def test_what_a_kill_left_behind_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path, KEY)
+    with running(UNFINISHED, tmp_path, ready="written"):
+        pass
+    (leftover,) = store.path.glob(".tmp-*")
+    for index in range(2):
+        store.get_or_make(index, partial(sample, index))
+        assert leftover.exists(), "a file of this age may still have a writer"
+    aged(leftover)
+    for path in shard_files(store.path):
+        aged(path)
+    store.get_or_make(2, lambda: sample(2))
+    assert sorted(store.path.iterdir()) == shard_files(store.path)
+    assert store.indices() == [0, 1, 2]
+
+
+def test_a_writer_that_was_given_up_too_early_writes_again(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path, KEY, lock_timeout=0.2)
+    with running(UNFINISHED, tmp_path, ready="written") as writer:
+        leftover = aged(next(store.path.glob(".tmp-*")))
+        assert same(store.get_or_make(0, lambda: sample(0)), sample(0))
+        assert not leftover.exists()
+        shard_files(store.path)[0].unlink()
+        writer.communicate("\n", timeout=30)
+        assert writer.returncode == 0
+    assert sorted(store.path.iterdir()) == shard_files(store.path)
+    assert same(ShardStore(tmp_path, KEY).get(0), sample(0))
 
 
 def lose_entry(path: Path) -> None:

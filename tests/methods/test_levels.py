@@ -15,7 +15,7 @@ import pytest
 from gta_datasets.config import SamplingConfig, SearchConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.errors import CacheError, ConfigError
-from gta_datasets.methods.levels import LevelSearch
+from gta_datasets.methods.levels import LevelSearch, load_choice
 from tests.builders import linear_dataset, linear_episodes
 from tests.smoke import shard_bytes, tiny
 
@@ -137,16 +137,36 @@ def test_a_cache_that_is_cleared_meanwhile_does_not_lose_it(tmp_path: Path, monk
     measure = found._measure
     monkeypatch.setattr(found, "_measure", lambda settings: (shutil.rmtree(folder, True), measure(settings))[1])
     found.fit(folder, progress=False)
-    assert json.loads((folder / "levels.json").read_text()) == found.found
+    assert load_choice(folder / "levels.json") == found.found
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"alpha": 1.1}', '{"alpha": "x", "mu": 1, "sampler_steps": 1, "source": {}, "probes": []}']
+    "text",
+    [
+        "{",
+        "[]",
+        pytest.param("[" * 100_000, id="deep"),
+        '{"alpha": 1.1}',
+        '{"alpha": 1.1, "mu": 0.1, "sampler_steps": 1, "source": {}, "probes": []}',
+    ],
 )
 def test_a_file_that_is_no_choice_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "levels.json").write_text(text)
     with pytest.raises(CacheError, match=r"levels\.json is not a choice of levels"):
         search({})[0].fit(tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("alpha", 1.1), ("alpha", 9.1), ("sampler_steps", 32), ("source", {}), ("digest", None)]
+)
+def test_a_choice_that_was_changed_is_an_error(tmp_path: Path, name: str, value: object) -> None:
+    search({(1.5, 0.25): (2.0, 0)})[0].fit(tmp_path, progress=False)
+    path = tmp_path / "levels.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    again, tried = search({})
+    with pytest.raises(CacheError, match=r"levels\.json is damaged .*; remove it to choose again"):
+        again.fit(tmp_path, progress=False)
+    assert tried == []
 
 
 def test_identities_depend_on_all_that_is_tried() -> None:
@@ -175,7 +195,7 @@ def test_augment_uses_what_was_found_and_keeps_it(dataset: minari.MinariDataset,
     assert shard_bytes(auto, 0) == shard_bytes(fixed, 0)
     assert auto.key != fixed.key
     (stored,) = tmp_path.rglob("levels.json")
-    assert json.loads(stored.read_text()) == found
+    assert load_choice(stored) == found
     again = tiny(dataset, alpha="auto", mu="auto", auto_windows=4, cache_dir=tmp_path)
     assert again.levels == found
     assert again.key == auto.key
