@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +11,19 @@ import numpy as np
 import torch
 
 __all__ = ["derived_seed", "numpy_generator", "seeded", "torch_generator"]
+
+_seeding = threading.RLock()
+
+
+def _in_forked_child() -> None:
+    """The parent's other threads are not there: who held the lock never frees it, and torch would wait for its own."""
+    global _seeding
+    _seeding = threading.RLock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def _sequence(seed: int, stream: str, number: int) -> np.random.SeedSequence:
@@ -36,14 +51,15 @@ def derived_seed(seed: int, stream: str) -> int:
 def seeded(seed: int, device: torch.device = torch.device("cpu")) -> Iterator[None]:  # noqa: B008 - a constant
     """For code that draws from torch's global generators, which are afterwards as they were.
 
-    `torch.manual_seed` would seed those of all GPUs, too, which `fork_rng` does not put back.
+    `torch.manual_seed` would seed those of all GPUs, too, which `fork_rng` does not put back. Threads of one process
+    take turns, as the generators are the same for all of them.
 
     Args:
         seed: of the CPU's generator, and of the device's.
         device: where else numbers are drawn.
     """
     cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    with _seeding, torch.random.fork_rng(devices=[device] if cuda else []):
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):

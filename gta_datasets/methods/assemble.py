@@ -14,7 +14,7 @@ from gta_datasets.data.windows import Windows
 from gta_datasets.errors import DivergenceError
 from gta_datasets.methods.base import Shard
 
-__all__ = ["assemble_shard", "check_finite", "decoded", "valid_episodes"]
+__all__ = ["assemble_shard", "check_finite", "decoded", "finite_as", "stored_returns", "valid_episodes"]
 
 
 def assemble_shard(
@@ -58,8 +58,8 @@ def assemble_shard(
         **generated.arrays(),
         "source_episode": windows.episode,
         "source_start": windows.start,
-        "source_return": source_return.astype(np.float32),
-        "asked_return": asked_return.astype(np.float32),
+        "source_return": stored_returns(source_return),
+        "asked_return": stored_returns(asked_return),
     }
 
 
@@ -109,17 +109,19 @@ def valid_episodes(
         remedy: what to do about values that are not finite.
 
     Raises:
-        DivergenceError: a generated value is not finite.
+        DivergenceError: a generated value is not finite in its dtype.
     """
-    for name, values in (("observation", observations), ("action", actions), ("reward", rewards)):
-        check_finite(name, values, remedy=remedy)
+    recorded = source.episodes
+    observations = finite_as(recorded.observations.dtype, "observation", observations, remedy=remedy)
+    actions = finite_as(recorded.actions.dtype, "action", actions, remedy=remedy)
+    rewards = finite_as(recorded.rewards.dtype, "reward", rewards, remedy=remedy)
     offsets = offsets_of(lengths)
     terminations, truncations = end_flags(offsets, terminated)
     return source.within_spaces(
         Episodes(
-            observations=observations.astype(source.episodes.observations.dtype),
-            actions=actions.astype(source.episodes.actions.dtype),
-            rewards=rewards.astype(source.episodes.rewards.dtype),
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
             terminations=terminations,
             truncations=truncations,
             offsets=offsets,
@@ -127,7 +129,25 @@ def valid_episodes(
     )
 
 
+def finite_as(dtype: np.dtype[Any], name: str, values: NDArray[np.floating[Any]], *, remedy: str) -> FloatArray:
+    """Generated values in the dtype they are kept in; DivergenceError, with what to do about it, if any is not finite.
+
+    One that is too large for float32 is finite before.
+    """
+    with np.errstate(over="ignore"):
+        kept: FloatArray = values.astype(dtype)
+    check_finite(name, kept, remedy=remedy)
+    return kept
+
+
 def check_finite(name: str, values: NDArray[np.floating[Any]], *, remedy: str) -> None:
     """Raise DivergenceError, with what to do about it, if any generated value is not finite."""
     if not np.isfinite(values).all():
         raise DivergenceError(f"a generated {name} is not finite; {remedy}")
+
+
+def stored_returns(returns: NDArray[np.float64]) -> FloatArray:
+    """Returns (B,) as shards hold them: in float32, or as they are if one lies beyond its range."""
+    with np.errstate(over="ignore"):
+        short = returns.astype(np.float32)
+    return returns if np.isinf(short).any() else short

@@ -24,7 +24,7 @@ from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.normalize import chunks
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import returns_to_go
-from gta_datasets.methods.assemble import check_finite
+from gta_datasets.methods.assemble import check_finite, finite_as, stored_returns
 from gta_datasets.methods.base import Shard
 from gta_datasets.methods.pairs import Pairs
 from gta_datasets.methods.sampling import Numbers, normal_numbers
@@ -143,9 +143,9 @@ class DiffStitch:
             **joined.arrays(),
             "source_episode": plans.source_episode,
             "source_start": plans.source_start,
-            "source_return": self._return_from(plans.source_episode, plans.source_start).astype(np.float32),
-            "asked_return": asked.astype(np.float32),
-            "start_return": asked.astype(np.float32),
+            "source_return": stored_returns(self._return_from(plans.source_episode, plans.source_start)),
+            "asked_return": stored_returns(asked),
+            "start_return": stored_returns(asked),
             "target_episode": plans.target_episode,
             "target_start": plans.target_start,
             "stitch_start": np.full(len(lengths), plans.before),
@@ -191,15 +191,15 @@ class DiffStitch:
         joined = source.within_spaces(join(plans, source.episodes))
         between, steps = (np.flatnonzero(chosen) for chosen in (plans.generated_states(), plans.generated_steps()))
         observations = self._states.columns.with_states(joined.observations[between], made[~revealed])
+        observations = finite_as(joined.observations.dtype, "observation", observations, remedy=REMEDY)
         joined.observations[between] = source.observation_codec.project(observations)
         now = joined.observations[joined.transition_rows[steps]]
         following = joined.observations[joined.transition_rows[steps] + 1]
         actions = self._actions.predict(now, following)
-        check_finite("action", actions, remedy=REMEDY)
-        joined.actions[steps] = source.action_codec.project(actions.astype(joined.actions.dtype))
+        actions = finite_as(joined.actions.dtype, "action", actions, remedy=REMEDY)
+        joined.actions[steps] = source.action_codec.project(actions)
         rewards = self._rewards.predict(now, joined.actions[steps], following)
-        check_finite("reward", rewards, remedy=REMEDY)
-        joined.rewards[steps] = rewards
+        joined.rewards[steps] = finite_as(joined.rewards.dtype, "reward", rewards, remedy=REMEDY)
         return joined
 
     def _complete(

@@ -30,7 +30,7 @@ from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap
 from gta_datasets.diffusion.samplers import exploration_sigma
 from gta_datasets.methods.asking import Returns, best_of_windows, warn_of_punished_success, with_known_rewards
-from gta_datasets.methods.assemble import assemble_shard
+from gta_datasets.methods.assemble import assemble_shard, finite_as
 from gta_datasets.methods.base import Consulted, Shard
 from gta_datasets.methods.distilled import DistilledFlow
 from gta_datasets.methods.levels import MUS, LevelSearch
@@ -230,7 +230,8 @@ class GTA:
         rewards = self._rewards.predict(
             episodes.observations[episodes.transition_rows], episodes.actions, episodes.next_observations
         )
-        return {**shard, "rewards": rewards.astype(episodes.rewards.dtype)}
+        remedy = "raise dynamics_steps, or leave relabel out"
+        return {**shard, "rewards": finite_as(episodes.rewards.dtype, "reward", rewards, remedy=remedy)}
 
     def _gather(self, windows: Windows) -> WindowBatch:
         if self._bank is None:

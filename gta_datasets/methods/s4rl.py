@@ -20,6 +20,7 @@ from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import returns_to_go
 from gta_datasets.data.windows import take
+from gta_datasets.methods.assemble import check_finite, stored_returns
 from gta_datasets.methods.base import Shard
 from gta_datasets.models.ensemble import LearnedModel
 from gta_datasets.seeding import numpy_generator
@@ -100,9 +101,11 @@ class S4RL:
         """Source episodes with noise on their states, within the spaces."""
         copied = take(self._source.episodes, chosen)
         noise = numpy_generator(self._seed, stream, shard).standard_normal(copied.observations.shape)
-        observations = copied.observations + (self._noise_scale * noise).astype(copied.observations.dtype)
+        with np.errstate(over="ignore"):
+            observations = copied.observations + (self._noise_scale * noise).astype(copied.observations.dtype)
+        check_finite("observation", observations, remedy="lower noise")
         perturbed = self._source.within_spaces(dataclasses.replace(copied, observations=observations))
-        returns = self._returns[chosen].astype(np.float32)
+        returns = stored_returns(self._returns[chosen])
         return {
             **perturbed.arrays(),
             "source_episode": chosen,
