@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import minari
 import numpy as np
@@ -55,7 +55,7 @@ class _Origin(NamedTuple):
     source: Episodes
     episode: NDArray[np.int64]  # (G,) -1 if it comes from no window
     start: NDArray[np.int64]  # (G,)
-    known_return: NDArray[np.float32]  # (G,) return-to-go of the first step, NaN where that is the window's
+    known_return: NDArray[np.floating[Any]]  # (G,) return-to-go of the first step, NaN where that is the window's
     augmenter: Augmenter
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ class Combined:
     num_source: int  # S
     source_episode: NDArray[np.int64]  # (G,)
     source_start: NDArray[np.int64]  # (G,) first transition within the source episode
-    start_return: NDArray[np.float32]  # (G,) return-to-go of the first step where the method knows it, otherwise NaN
+    start_return: NDArray[np.floating[Any]]  # (G,) return-to-go of the first step where the method knows it, otherwise NaN
 
     @classmethod
     def of(cls, source: Episodes, shards: Sequence[Shard], plan: Plan) -> Combined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -82,6 +83,28 @@ def test_seeded_code_leaves_the_global_generator_as_it_was() -> None:
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+
+
+def test_threads_take_turns_with_the_global_generator() -> None:
+    entered, left, drawn = threading.Event(), threading.Event(), []
+
+    def draw() -> None:
+        with seeded(4):
+            entered.set()
+            drawn.append(torch.rand(4))
+            left.wait()
+
+    thread = threading.Thread(target=draw)
+    with seeded(3):
+        with seeded(5):  # one thread as often as it likes
+            torch.rand(4)
+        thread.start()
+        entered.wait(0.3)
+        first = torch.rand(4)
+    left.set()
+    thread.join()
+    assert torch.equal(first, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+    assert torch.equal(drawn[0], torch.rand(4, generator=torch.Generator().manual_seed(4)))
 
 
 @pytest.mark.gpu

@@ -112,16 +112,13 @@ def valid_episodes(
         DivergenceError: a generated value is not finite in its dtype.
     """
     recorded = source.episodes
-    observations = finite_as(recorded.observations.dtype, "observation", observations, remedy=remedy)
-    actions = finite_as(recorded.actions.dtype, "action", actions, remedy=remedy)
-    rewards = finite_as(recorded.rewards.dtype, "reward", rewards, remedy=remedy)
     offsets = offsets_of(lengths)
     terminations, truncations = end_flags(offsets, terminated)
     return source.within_spaces(
         Episodes(
-            observations=observations,
-            actions=actions,
-            rewards=rewards,
+            observations=finite_as(recorded.observations.dtype, "observation", observations, remedy=remedy),
+            actions=finite_as(recorded.actions.dtype, "action", actions, remedy=remedy),
+            rewards=finite_as(recorded.rewards.dtype, "reward", rewards, remedy=remedy),
             terminations=terminations,
             truncations=truncations,
             offsets=offsets,
@@ -132,7 +129,7 @@ def valid_episodes(
 def finite_as(dtype: np.dtype[Any], name: str, values: NDArray[np.floating[Any]], *, remedy: str) -> FloatArray:
     """Generated values in the dtype they are kept in; DivergenceError, with what to do about it, if any is not finite.
 
-    One that is too large for float32 is finite before.
+    One beyond the range of float32 is finite only as long as it is float64.
     """
     with np.errstate(over="ignore"):
         kept: FloatArray = values.astype(dtype)
@@ -146,7 +143,7 @@ def check_finite(name: str, values: NDArray[np.floating[Any]], *, remedy: str) -
         raise DivergenceError(f"a generated {name} is not finite; {remedy}")
 
 
-def stored_returns(returns: NDArray[np.float64]) -> FloatArray:
+def stored_returns(returns: FloatArray) -> FloatArray:
     """Returns (B,) as shards hold them: in float32, or as they are if one lies beyond its range."""
     with np.errstate(over="ignore"):
         short = returns.astype(np.float32)

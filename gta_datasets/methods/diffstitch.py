@@ -190,13 +190,13 @@ class DiffStitch:
         made = self._complete(states, revealed, plans.source_episode, "stitch", noise)
         joined = source.within_spaces(join(plans, source.episodes))
         between, steps = (np.flatnonzero(chosen) for chosen in (plans.generated_states(), plans.generated_steps()))
-        observations = self._states.columns.with_states(joined.observations[between], made[~revealed])
-        observations = finite_as(joined.observations.dtype, "observation", observations, remedy=REMEDY)
+        generated = self._states.columns.with_states(joined.observations[between], made[~revealed])
+        observations = finite_as(joined.observations.dtype, "observation", generated, remedy=REMEDY)
         joined.observations[between] = source.observation_codec.project(observations)
         now = joined.observations[joined.transition_rows[steps]]
         following = joined.observations[joined.transition_rows[steps] + 1]
-        actions = self._actions.predict(now, following)
-        actions = finite_as(joined.actions.dtype, "action", actions, remedy=REMEDY)
+        predicted = self._actions.predict(now, following)
+        actions = finite_as(joined.actions.dtype, "action", predicted, remedy=REMEDY)
         joined.actions[steps] = source.action_codec.project(actions)
         rewards = self._rewards.predict(now, joined.actions[steps], following)
         joined.rewards[steps] = finite_as(joined.rewards.dtype, "reward", rewards, remedy=REMEDY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,38 @@ def test_row_20_a_generated_value_that_is_not_finite_is_an_error(value: float, c
 
     with pytest.raises(DivergenceError, match=f"a generated {name} is not finite; train longer or lower guidance"):
         there_and_back(source, all_windows(source), spoil)
+
+
+@pytest.mark.parametrize("value", [1e20, -1e20])
+@pytest.mark.parametrize(("column", "name"), [(0, "observation"), (3, "action"), (5, "reward")])
+def test_row_20_a_generated_value_beyond_float32_is_an_error(value: float, column: int, name: str) -> None:
+    world, large = linear_episodes(LENGTHS), np.float32(1e30)
+    source = linear_source(
+        dataclasses.replace(
+            world,
+            observations=large * world.observations,
+            actions=large * world.actions,
+            rewards=large * world.rewards,
+        )
+    )
+
+    def spoil(rows: np.ndarray) -> None:
+        rows[7, 2, column] = value
+
+    with pytest.raises(DivergenceError, match=f"a generated {name} is not finite; train longer or lower guidance"):
+        there_and_back(source, all_windows(source), spoil)
+
+
+def test_returns_beyond_float32_stay_finite() -> None:
+    source = linear()
+    windows = all_windows(source)
+    rows = np.zeros((len(windows), HORIZON + 1, 6), np.float32)
+    returns = np.linspace(-1, 1, len(windows))
+    shard = assemble_shard(
+        rows, windows, source, Columns.of(source.episodes), source_return=1e38 * returns, asked_return=1e39 * returns
+    )
+    np.testing.assert_array_equal(shard["source_return"], (1e38 * returns).astype(np.float32))
+    np.testing.assert_array_equal(shard["asked_return"], 1e39 * returns)
 
 
 def test_padding_is_never_looked_at() -> None:

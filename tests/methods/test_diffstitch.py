@@ -245,6 +245,22 @@ def test_what_is_not_finite_is_an_error(recorded: Episodes, tmp_path: Path, monk
         found.generate(0)
 
 
+def test_what_is_beyond_float32_is_an_error(
+    recorded: Episodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fitted(dataclasses.replace(recorded, observations=np.float32(1e30) * recorded.observations), tmp_path)
+    for model, name in (("reward", "reward"), ("inverse", "action")):
+        shape = () if model == "reward" else (2,)
+        monkeypatch.setattr(
+            found.models[model], "predict", lambda *steps, shape=shape: np.full((len(steps[0]), *shape), 1e39)
+        )
+        with pytest.raises(DivergenceError, match=f"a generated {name} is not finite; train longer"):
+            found.generate(0)
+    monkeypatch.setattr(found._states, "complete", lambda states, *_: np.full_like(states, 1e15))
+    with pytest.raises(DivergenceError, match="a generated observation is not finite"):
+        found.generate(0)
+
+
 def test_no_pair_is_an_error_that_says_what_to_change(source: minari.MinariDataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no two episodes can be joined: .* lower steps_before, steps_after or hor"):
         augment(source, "diffstitch", preset="smoke", steps_after=40, cache_dir=tmp_path).generate()

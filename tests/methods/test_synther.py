@@ -208,6 +208,15 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
         found._assembled(rows)
 
 
+def test_a_generated_value_beyond_float32_is_an_error(tmp_path: Path) -> None:
+    world = linear_episodes()
+    found = fitted(dataclasses.replace(world, rewards=np.float32(1e30) * world.rewards), tmp_path)
+    rows = np.zeros((2, found._num_columns), np.float32)
+    rows[1, 5] = 1e20  # after 3 observations and 2 actions
+    with pytest.raises(DivergenceError, match="a generated reward is not finite; train longer or take more"):
+        found._assembled(rows)
+
+
 def test_it_learns_the_dynamics(tmp_path: Path) -> None:
     """Its next states and rewards fit its states and actions far better than another transition's would."""
     world = linear_episodes((20,) * 100)
