@@ -24,7 +24,7 @@ __all__ = ["main", "parse_setting"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Augment offline-RL datasets with generative models.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Augments offline-RL datasets.")
 cache = typer.Typer(no_args_is_help=True, help="Look after the cache.")
 app.add_typer(cache, name="cache")
 
