@@ -55,7 +55,7 @@ class Combined:
     num_source: int  # S
     source_episode: NDArray[np.int64]  # (G,)
     source_start: NDArray[np.int64]  # (G,) first transition within the source episode
-    start_return: NDArray[np.floating[Any]]  # (G,) return-to-go of the first step, NaN where the method does not know it
+    start_return: NDArray[np.floating[Any]]  # (G,) return-to-go of the first step, NaN where it is not known
 
     @classmethod
     def of(cls, source: Episodes, shards: Sequence[Shard], plan: Plan) -> Combined:
