@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,6 +62,34 @@ def asked_to_end() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _until(deadline: float | None) -> Iterator[None]:
+    """Interrupt what is done here when time is up, as Ctrl-C would: training keeps its step, and generating its shards.
+
+    Signals reach the first thread alone; in another one nothing is interrupted.
+    """
+    if deadline is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rang = False
+
+    def ring(*_: object) -> None:
+        nonlocal rang
+        rang = True
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.time(), 1e-3))
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not rang:
+            raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def waiting(order: Order) -> Iterator[tuple[list[Unit], float, ExitStack]]:
@@ -160,17 +189,19 @@ def do(units: Sequence[Unit], order: Order, seconds: float) -> None:
     """Train or judge; what fails is written down and the others go on.
 
     Data are made, and read, of one unit after the other until the deadline, or so many seconds before it. What is not
-    being trained by then is left to another run, which finds these data in the cache.
+    being trained by then is left to another run, which finds in the cache what there is of these data.
     """
     print(f"{time.strftime('%H:%M:%S')} {', '.join(unit.id for unit in units)}", flush=True)
     if units[0].algorithm is None:
-        _attempt(units, order, lambda: [_judge(units[0])])
+        with _until(order.deadline):
+            _attempt(units, order, lambda: [_judge(units[0])])
         return
     prepared: list[Prepared] = []
     for unit in units:
         if _is_too_late(order, seconds):
             break
-        _attempt([unit], order, lambda unit=unit: prepared.append(_prepare(unit, order)))
+        with _until(order.deadline):
+            _attempt([unit], order, lambda unit=unit: prepared.append(_prepare(unit, order)))
     with noted([checkpoint_of(each.unit, order.checkpoints) for each in prepared]):
         runs = [] if units[0].learner is None else _read(prepared, order)
         if _is_too_late(order, seconds):

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from benchmarks import ledger, record, run, work
 from benchmarks.cluster import share
 from benchmarks.work import Order
 from gta_datasets.errors import MissingExtraError
+from gta_datasets.training import loop
 from tests.benches import HOPPER, lines, small_hopper, start, unit_of
 
 _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
@@ -188,3 +190,39 @@ def test_units_on_a_cluster(
     here, there = (sorted(lines(tmp_path / place), key=lambda line: line["id"]) for place in ("here", "there"))
     assert [line["returns"] for line in there] == [line["returns"] for line in here]
     assert {line["command"] for line in there} == {"python -m benchmarks.run --backend ray"}
+
+
+def test_training_a_generator_stops_when_time_is_up_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
+    only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "GTA"]
+    advance, steps, now = loop._Run.advance, [], [0.0]
+
+    def note(training: Any, loss_of_step: Any) -> None:
+        if training.step == 10 and not steps.count(10):
+            now[0] = 1e9
+            signal.raise_signal(signal.SIGALRM)
+        steps.append(training.step)
+        advance(training, loss_of_step)
+
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(loop._Run, "advance", note)
+    before = signal.getsignal(signal.SIGALRM)
+    assert start(tmp_path, *only, "--budget", "1h") == 0
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert "time is up with the data of 0 of 1; a later run trains them" in capsys.readouterr().out
+    assert steps == list(range(11)), "the step that was being done is kept"
+    assert start(tmp_path, *only) == 0
+    assert steps == list(range(30)), "none is done twice"
+    assert len(lines(tmp_path)) == 1
+
+
+def test_ctrl_c_is_no_end_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, "Prepared", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, "--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--budget", "1h")
