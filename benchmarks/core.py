@@ -47,6 +47,7 @@ def main() -> None:
                 **settings,
             )
 
+        was_empty = not cache.exists() or not any(cache.iterdir())
         augmented = open_dataset()
         already_fitted = augmented.is_fitted
         started = time.perf_counter()
@@ -69,6 +70,7 @@ def main() -> None:
                 "seed": arguments.seed,
                 "config": augmented.config.to_dict(),
                 "transitions": augmented.generated.total_steps,
+                "cache_was_empty": was_empty,  # else a part of fitting and generating may have been done before
                 "seconds": {
                     "fit": None if already_fitted else round(fitted - started, 1),
                     "generate": round(generated - fitted, 1),

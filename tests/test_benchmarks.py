@@ -44,9 +44,14 @@ def test_core_records_times_quality_and_how_to_repeat_it(
     assert found["command"].startswith("python -m benchmarks.core bench/linear-v0 --preset smoke")
     assert found["config"]["sampling"]["alpha"] == 1.3
     assert found["transitions"] >= 40
+    assert found["cache_was_empty"]
     assert all(seconds >= 0 for seconds in found["seconds"].values())
     assert found["quality"]["generated"]["reward"] is not None
     assert {"machine", "versions", "revision"} <= set(found)
+    core.main()
+    again = json.loads((results / "core" / "bench-linear-v0-smoke.json").read_text())
+    assert not again["cache_was_empty"]
+    assert again["seconds"]["fit"] is None
 
 
 def test_core_names_a_setting_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
