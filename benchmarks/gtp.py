@@ -54,6 +54,9 @@ SETTINGS = (
 )
 """What tells runs apart, besides variant and seed."""
 
+ALPHA = 1.3
+"""Of GTA's data in all lines of the ledger."""
+
 
 def main() -> None:
     """Train the policies that are missing and add their lines."""
@@ -136,7 +139,8 @@ def data_of(unit: dict[str, Any], source: minari.MinariDataset) -> minari.Minari
     """The source, or the source and what GTA generates from it."""
     if unit["data"] == "source":
         return source
-    return gta_datasets.augment(source, preset=unit["preset"], num_transitions=unit["num_transitions"], progress=False)
+    sizes = {"preset": unit["preset"], "num_transitions": unit["num_transitions"]}
+    return gta_datasets.augment(source, **sizes, alpha=ALPHA, progress=False)
 
 
 def evaluations(

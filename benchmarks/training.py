@@ -86,7 +86,7 @@ def train_stack(
 ) -> Iterator[dict[str, Any]]:
     """Several units at once, of one algorithm and kind of task, equal shapes, batches and numbers of updates.
 
-    Each goes on where it was interrupted, also among others, and stops at its next checkpoint after the deadline. The
+    Each goes on where it was interrupted, also among others, and stops soon after the deadline. The
     caller removes a unit's checkpoint when its line is written.
     """
     prepared = [each for each, _ in runs]

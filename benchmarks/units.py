@@ -15,6 +15,7 @@ from benchmarks.scales import Scale
 from benchmarks.tasks import Task
 from benchmarks.vectorised.learner import MakeLearner
 from gta_datasets.augment import configuration
+from gta_datasets.methods import METHODS
 
 __all__ = ["Unit", "question_id", "unit_id", "units_of"]
 
@@ -88,7 +89,11 @@ class Unit:
         today, then = self.config, line.get("config")
         if today is None:
             return True
-        default = _resolved(self._preset, method=_method(self.settings))
+        method = _method(self.settings)
+        asked = line.get("unit", {}).get("settings") or {}
+        if not asked.keys() <= {"method", "task", *METHODS[method].keywords()}:
+            return False  # for something that there is no longer
+        default = _resolved(self._preset, method=method)
         return then is not None and all(
             value == then.get(stage, {}).get(name, default[stage][name])
             for stage, values in today.items()

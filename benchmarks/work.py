@@ -27,6 +27,9 @@ from benchmarks.vectorised.tables import Table
 
 __all__ = ["Order", "asked_to_end", "do", "waiting", "work"]
 
+RING_AGAIN = 5.0
+"""Seconds after which what was not ended by an alarm gets another one."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -36,7 +39,7 @@ class Order:
     results: Path
     checkpoints: Path
     failures_allowed: Mapping[str, int]  # by id, when the unit is tried nevertheless
-    deadline: float | None  # of `time.time`: what has checkpoints stops at the next one, nothing is begun too late
+    deadline: float | None  # of `time.time`: what has checkpoints stops then, nothing is begun too late
     stack: int  # runs trained at once
     threads: int
     device: str
@@ -80,16 +83,22 @@ def _until(deadline: float | None) -> Iterator[None]:
         rang = True
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.time(), 1e-3))
+    # In the background of a shell Ctrl-C is ignored, and this would be, too.
+    handlers = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGALRM, ring), (signal.SIGINT, signal.default_int_handler))
+    }
     try:
+        signal.setitimer(signal.ITIMER_REAL, max(deadline - time.time(), 1e-3), RING_AGAIN)
         yield
+        signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         if not rang:
             raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def waiting(order: Order) -> Iterator[tuple[list[Unit], float, ExitStack]]:
@@ -188,13 +197,12 @@ def _maker(identity: Mapping[str, Any]) -> tuple[Any, ...]:
 def do(units: Sequence[Unit], order: Order, seconds: float) -> None:
     """Train or judge; what fails is written down and the others go on.
 
-    Data are made, and read, of one unit after the other until the deadline, or so many seconds before it. What is not
-    being trained by then is left to another run, which finds in the cache what there is of these data.
+    Data are made, and read, of one unit after the other until the deadline, and none are begun so many seconds before
+    it. What is not being trained by then is left to another run, which finds in the cache what there is of these data.
     """
     print(f"{time.strftime('%H:%M:%S')} {', '.join(unit.id for unit in units)}", flush=True)
     if units[0].algorithm is None:
-        with _until(order.deadline):
-            _attempt(units, order, lambda: [_judge(units[0])])
+        _attempt(units, order, lambda: _judged(units[0], order))
         return
     prepared: list[Prepared] = []
     for unit in units:
@@ -255,9 +263,13 @@ def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:
         _train(list(left.values())[half:], order)
 
 
-def _judge(unit: Unit) -> dict[str, Any]:
-    measured = quality.measure(unit.task.open(), unit.identity, unit.scale.quality_novelty_sample)
-    return {"id": unit.id, "unit": unit.identity} | measured
+def _judged(unit: Unit, order: Order) -> Iterator[dict[str, Any]]:
+    """The line of judged data, if time suffices for it."""
+    measured = None
+    with _until(order.deadline):
+        measured = quality.measure(unit.task.open(), unit.identity, unit.scale.quality_novelty_sample)
+    if measured is not None:
+        yield {"id": unit.id, "unit": unit.identity} | measured
 
 
 def _attempt(units: Sequence[Unit], order: Order, action: Callable[[], Iterable[dict[str, Any]] | None]) -> None:

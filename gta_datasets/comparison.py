@@ -138,14 +138,14 @@ def _summary(qualities: Mapping[str, Quality]) -> Iterator[str]:
     recommended = _first(sound, lambda scores: None if scores.oracle_reward is None else -scores.oracle_reward)
     if recommended is not None:
         yield (
-            f"To begin with, use {recommended}: it earns most of the methods with at most {FEW_BAD_STEPS:.0%} more bad"
-            " steps than the source. How good policies become is not measured here: train one on it and one on the"
-            " source."
+            f"To begin with, use {recommended}: of the methods whose share of bad steps is at most"
+            f" {100 * FEW_BAD_STEPS:.0f} percentage points above the source's it earns most. How good policies become"
+            " is not measured here: train one on it and one on the source."
         )
     elif best is not None:
         yield (
-            f"More than {FEW_BAD_STEPS:.0%} of the steps of every method are bad, beyond those of the source: longer"
-            " training makes fewer of them, and qualify=0.03 leaves windows with such steps out."
+            f"The share of bad steps of every method is more than {100 * FEW_BAD_STEPS:.0f} percentage points above the"
+            " source's: longer training makes fewer of them, and qualify=0.03 leaves windows with such steps out."
         )
 
 

@@ -174,6 +174,13 @@ def test_a_setting_that_came_later_counts_as_its_default() -> None:
     assert not expected.is_answered_by({"config": config})
 
 
+def test_who_asked_for_a_setting_that_is_gone_asked_for_something_else() -> None:
+    unit = unit_of("1-gym", HOPPER, "GTA", "cpu")
+    line = {"unit": unit.identity, "config": unit.config}
+    assert unit.is_answered_by(line)
+    assert not unit.is_answered_by(line | {"unit": unit.identity | {"settings": {"forgotten": 1.0}}})
+
+
 def test_a_longer_run_answers_a_unit_that_is_its_beginning(tmp_path: Path) -> None:
     for algorithm, answered in (("TD3BC", True), ("TD3BC-d3rlpy", False), ("IQL", False)):
         unit = unit_of("trainers", "sim/halfcheetah/medium-v0", "None", "cpu", algorithm)

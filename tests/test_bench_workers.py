@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,8 +193,16 @@ def test_units_on_a_cluster(
     assert {line["command"] for line in there} == {"python -m benchmarks.run --backend ray"}
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["in front", "in the background"])
+def ctrl_c(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What a shell lets Ctrl-C do."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
 def test_training_a_generator_stops_when_time_is_up_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ctrl_c: Any
 ) -> None:
     monkeypatch.setenv("GTA_DATASETS_CACHE", str(tmp_path / "cache"))
     only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "GTA"]
@@ -211,6 +220,7 @@ def test_training_a_generator_stops_when_time_is_up_and_goes_on(
     before = signal.getsignal(signal.SIGALRM)
     assert start(tmp_path, *only, "--budget", "1h") == 0
     assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     assert "time is up with the data of 0 of 1; a later run trains them" in capsys.readouterr().out
     assert steps == list(range(11)), "the step that was being done is kept"
@@ -226,3 +236,19 @@ def test_ctrl_c_is_no_end_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(work, "Prepared", interrupt)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, "--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None", "--budget", "1h")
+
+
+def test_data_are_judged_until_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slowly(*_: Any) -> None:
+        signal.raise_signal(signal.SIGALRM)
+        raise AssertionError("time was up")
+
+    only = ["--dataset", HOPPER, "--method", "S4RL"]
+    with monkeypatch.context() as patch:
+        patch.setattr(work.quality, "measure", slowly)
+        assert start(tmp_path, *only, "--budget", "1h", table="21") == 0
+    assert "0 done now, 0 before, 0 failed now, 0 before, 1 left" in capsys.readouterr().out
+    start(tmp_path, *only, "--budget", "1h", table="21")
+    assert len(lines(tmp_path)) == 1

@@ -157,6 +157,8 @@ class _Together:
                 self.stack.train(min(SLICE, look - self.stack.updates))
             if self.stack.updates > before:
                 self._keep()  # an evaluation may take longer than the time that is left
+            if self.stack.updates < look:
+                return
             if any(look not in each.scores for each in self._begun):
                 if is_late():
                     return

@@ -159,14 +159,14 @@ class SamplingConfig(SolverConfig):
     mu: float | Literal["auto"] = auto_field(0.5)
     # Exploitation level: amplification of the return. More makes data of more reward, and not always better policies.
     alpha: float | Literal["auto"] = auto_field(1.1)
-    # What is asked for: the amplified return, the data's best one, nothing, or the window's rewards, each amplified.
+    # What is asked for: the amplified return, the best of any window, nothing, or the window's rewards, each amplified.
     condition: Literal["amplified", "fixed", "none", "rewards"] = "amplified"
     relabel: bool = False  # rewards from a learned model of them instead of from the generator
     source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
     # What is equally likely to be augmented: every window (the paper), or every transition, in a window around it. The
     # first and the last windows of an episode then come (horizon + 1) / 2 times as often.
     coverage: Literal["windows", "transitions"] = "windows"
-    return_limit: float = 1.0  # no more is asked than the best return in the data amplified by this; 0 for no limit
+    return_limit: float = 1.0  # no more is asked than the best return of a window amplified by this; 0 for no limit
     guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
     compile: bool = False  # networks by torch.compile, which rounds otherwise; pays for large datasets only

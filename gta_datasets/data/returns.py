@@ -77,7 +77,7 @@ def amplify(returns: NDArray[np.floating[Any]], alpha: float) -> NDArray[np.floa
 def asked_returns(
     returns: NDArray[np.floating[Any]], sampling: SamplingConfig, *, best: float
 ) -> NDArray[np.floating[Any]]:
-    """Returns amplified by `alpha`, but to no more than the best one in the data amplified by `return_limit`.
+    """Returns amplified by `alpha`, but to no more than the best one of a window amplified by `return_limit`.
 
     Far beyond the data a network no longer knows what it is asked for. Returns above the limit stay as they are. Where
     the condition is fixed, everybody is asked for the best; where there is none, for nothing but what is there.

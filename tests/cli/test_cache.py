@@ -151,7 +151,7 @@ def plant_another_format(store: ShardStore) -> str:
 
 
 @pytest.mark.parametrize("plant", [plant_a_link, plant_another_format])
-def test_verifying_goes_on_behind_what_it_cannot_read(
+def test_verifying_goes_on_past_what_it_cannot_read(
     run: Run, tmp_path: Path, plant: Callable[[ShardStore], str]
 ) -> None:
     stores = [ShardStore(tmp_path, key) for key in (KEY, OTHER_KEY)]
