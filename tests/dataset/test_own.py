@@ -220,32 +220,22 @@ def test_looking_whether_a_page_can_be_written_leaves_it_as_it_is(
         assert set(tmp_path.iterdir()) <= {page, tmp_path / "cache"}
 
 
-@pytest.mark.parametrize("sample", [0, -5, 2.5, "all", None, True])
-def test_what_is_no_size_of_a_sample_is_refused_before_any_work(
-    untrained: GTAAugmentedDataset, tmp_path: Path, sample: Any
+@pytest.mark.parametrize(
+    ("name", "least", "value"),
+    [(name, 1, value) for name in ("sample", "novelty_sample") for value in (0, -5, 2.5, "all", None, True)]
+    + [("seed", 0, value) for value in (-1, 2.5, "all", None, True)],
+)
+def test_what_is_no_size_or_seed_of_a_sample_is_refused_before_any_work(
+    untrained: GTAAugmentedDataset, tmp_path: Path, name: str, least: int, value: Any
 ) -> None:
-    message = re.escape(f"sample={sample!r} is not allowed; choose a whole number of at least 1")
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        untrained.quality(sample=sample)
-    with pytest.raises(ConfigError, match=f"^novelty_{message}"):
-        untrained.quality(novelty_sample=sample)
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        untrained.report(tmp_path / "report.html", sample=sample)
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        compare({"one": untrained}, tmp_path / "report.html", sample=sample)
-
-
-@pytest.mark.parametrize("seed", [-1, 2.5, "all", None, True])
-def test_what_is_no_seed_of_a_sample_is_refused_before_any_work(
-    untrained: GTAAugmentedDataset, tmp_path: Path, seed: Any
-) -> None:
-    message = re.escape(f"seed={seed!r} is not allowed; choose a whole number of at least 0")
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        untrained.quality(seed=seed)
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        untrained.report(tmp_path / "report.html", seed=seed)
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        compare({"one": untrained}, tmp_path / "report.html", seed=seed)
+    page, given = tmp_path / "report.html", {name: value}
+    uses: list[Callable[[], object]] = [lambda: untrained.quality(**given)]
+    if name != "novelty_sample":
+        uses += [lambda: untrained.report(page, **given), lambda: compare({"one": untrained}, page, **given)]
+    message = re.escape(f"{name}={value!r} is not allowed; choose a whole number of at least {least}")
+    for use in uses:
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            use()
 
 
 def test_the_smallest_sample_is_measured(augmented: GTAAugmentedDataset) -> None:
