@@ -76,9 +76,7 @@ def _variant(text: str) -> tuple[str, dict[str, Any]]:
 def recorded_windows(episodes: Episodes, horizon: int, number: int) -> Episodes:
     """`number` windows of `horizon` transitions, spread evenly over all that do not end the task."""
     index = WindowIndex.of(episodes, horizon, short_episodes="skip")
-    windows = index.locate(np.arange(len(index)))
-    last = episodes.offsets[windows.episode] + windows.start + horizon - 1
-    numbers = np.flatnonzero(~episodes.terminations[last])
+    numbers = np.flatnonzero(~episodes.terminations[index.first_transitions + horizon - 1])
     return cut(episodes, index.locate(numbers[np.linspace(0, len(numbers) - 1, number).astype(np.int64)]))
 
 

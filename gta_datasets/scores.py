@@ -132,12 +132,12 @@ def _number(value: float | None) -> str:
     return _MISSING if value is None else f"{value:.4g}"
 
 
-def _share(value: float | None) -> str:
-    return _MISSING if value is None else f"{100 * value:.1f} %"
+def _share(value: float | None, decimals: int = 1) -> str:
+    return _MISSING if value is None else f"{100 * value:.{decimals}f} %"
 
 
 def _small_share(value: float | None) -> str:
-    return _MISSING if value is None else f"{100 * value:.3f} %"
+    return _share(value, decimals=3)
 
 
 def _share_if_any(value: float | None) -> str:

@@ -48,10 +48,9 @@ class TrainingDraws:
             return None
         if config.reweighting == "sparse":
             return np.cumsum(sparse_weights(episodes, self._index, success_weight=config.success_weight))
-        windows = self._index.locate(np.arange(len(self._index)))
         return np.cumsum(
             dense_weights(
-                returns[episodes.offsets[windows.episode] + windows.start],
+                returns[self._index.first_transitions],
                 bins=config.bins,
                 smoothing=config.smoothing,
                 temperature=config.temperature,
