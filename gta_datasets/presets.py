@@ -19,6 +19,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "sampler_steps": 128,
         "sigma_end": 0.002,
         "alpha": 1.3,
+        "terminations": "source",
         "guidance_start": 0.0,
         "return_limit": 0.0,
         "guidance": 2.0,
@@ -52,6 +53,7 @@ METHOD_PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
             "train_batch_size": 1_024,
             "warmup_steps": 0,
             "ema_decay": 0.9995,
+            "terminations": "generated",
         },
         "fast": {
             "width": 512,

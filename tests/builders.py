@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import Space, spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from gta_datasets.data.episodes import Episodes
+from gta_datasets.data.episodes import Episodes, end_flags
 from gta_datasets.data.reading import Source
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.simulator import Steps
@@ -147,6 +147,31 @@ def linear_episodes(lengths: Iterable[int] = (20,) * 8, *, terminated: Iterable[
         terminations=np.concatenate(terminations),
         truncations=np.concatenate(truncations),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
+
+
+WALK_LOW, WALK_HIGH = -1.0, 1.5
+"""Limits of the first and of the second column of `walks`."""
+
+
+def walks(number: int = 200, *, steps: int = 50, seed: int = 0) -> Episodes:
+    """Random walks in three columns, which terminate where a limit is passed, and else are cut after some steps."""
+    rng = np.random.default_rng(seed)
+    walked, terminated = [], []
+    for _ in range(number):
+        states = np.cumsum(0.2 * rng.normal(size=(steps + 1, 3)), axis=0).astype(np.float32)
+        passed = np.flatnonzero((states[:, 0] < WALK_LOW) | (states[:, 1] > WALK_HIGH))
+        walked.append(states[: passed[0] + 1] if len(passed) else states)
+        terminated.append(len(passed) > 0)
+    offsets = np.concatenate([[0], np.cumsum([len(states) - 1 for states in walked])])
+    terminations, truncations = end_flags(offsets, np.array(terminated))
+    return Episodes(
+        observations=np.concatenate(walked),
+        actions=rng.uniform(-1, 1, size=(offsets[-1], 2)).astype(np.float32),
+        rewards=rng.normal(size=offsets[-1]).astype(np.float32),
+        terminations=terminations,
+        truncations=truncations,
+        offsets=offsets,
     )
 
 

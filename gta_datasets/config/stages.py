@@ -163,6 +163,9 @@ class SamplingConfig(SolverConfig):
     condition: Literal["amplified", "fixed", "none", "rewards"] = "amplified"
     relabel: bool = False  # rewards from a learned model of them instead of from the generator
     source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
+    # Where recorded terminations all lie beyond limits of the state, beyond these, and what would go on there stays as
+    # it was recorded; or where the source window has one, as in the paper.
+    terminations: Literal["limits", "source"] = "limits"
     # What is equally likely to be augmented: every window (the paper), or every transition, in a window around it. The
     # first and the last windows of an episode then come (horizon + 1) / 2 times as often.
     coverage: Literal["windows", "transitions"] = "windows"
@@ -176,6 +179,7 @@ class SamplingConfig(SolverConfig):
 
     def _check(self) -> None:
         super()._check()
+        require_choice("terminations", self.terminations, ("limits", "source"))
         require(isinstance(self.mu, str) or 0 < self.mu <= 1, "mu", self.mu, "a number in (0, 1] or 'auto'")
         # Beyond 2 a negative return would change its sign.
         sound = isinstance(self.alpha, str) or 1 <= self.alpha <= 2

@@ -31,11 +31,14 @@ class TransitionSamplingConfig(SolverConfig):
     """How transitions are made from noise."""
 
     sampler_steps: int = 64
+    terminations: Literal["limits", "generated"] = "limits"  # where recorded ones all lie beyond limits of the state,
+    # beyond these; or where the generator says so
     transitions_per_shard: int = 16_384  # transitions in a file of the cache
     generate_batch_size: int = io_field(4_096)  # transitions per network evaluation, in blocks of 32
 
     def _check(self) -> None:
         super()._check()
+        require_choice("terminations", self.terminations, ("limits", "generated"))
         require(self.transitions_per_shard >= 1, "transitions_per_shard", self.transitions_per_shard, "at least 1")
         require(self.generate_batch_size >= 1, "generate_batch_size", self.generate_batch_size, "at least 1")
 

@@ -8,13 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta_datasets.data.bank import Columns
-from gta_datasets.data.episodes import Episodes, FloatArray, end_flags, offsets_of
+from gta_datasets.data.endings import Limits
+from gta_datasets.data.episodes import Episodes, FloatArray, concatenate, end_flags, offsets_of
 from gta_datasets.data.reading import Source
-from gta_datasets.data.windows import Windows
+from gta_datasets.data.windows import Windows, cut, take
 from gta_datasets.errors import DivergenceError
 from gta_datasets.methods.base import Shard
+from gta_datasets.warn import warn
 
 __all__ = ["assemble_shard", "check_finite", "decoded", "finite_as", "stored_returns", "valid_episodes"]
+
+MANY = 0.1
+"""Share of a shard's trajectories of which a warning says that they had to be replaced."""
 
 
 def assemble_shard(
@@ -23,12 +28,15 @@ def assemble_shard(
     source: Source,
     columns: Columns,
     *,
+    limits: Limits | None,
     source_return: NDArray[np.floating[Any]],
     asked_return: NDArray[np.floating[Any]],
 ) -> Shard:
     """One episode per window: values in their own units, valid in the dataset's spaces, with flags.
 
-    A termination is kept where the source window had one; every other window ends in a truncation, so that no algorithm
+    An episode ends in a termination where its last state has passed the limits of the task. One that goes on behind
+    them is no episode of this task: the recording of its window takes its place. Where there are no limits, a
+    termination is kept where the source window had one. Every other window ends in a truncation, so that no algorithm
     takes the cut for the end of the task or reads across it.
 
     Args:
@@ -36,6 +44,7 @@ def assemble_shard(
         windows: their source windows.
         source: the source dataset.
         columns: its columns.
+        limits: beyond which the task ends; None if they are not known.
         source_return: return-to-go of the source windows, (B,).
         asked_return: return-to-go that was asked for, (B,).
 
@@ -54,6 +63,8 @@ def assemble_shard(
         lengths=windows.length,
         remedy="train longer or lower guidance, alpha or mu",
     )
+    if limits is not None:
+        generated = limits.flagged(_ending_in_time(generated, cut(source.episodes, windows), limits))
     return {
         **generated.arrays(),
         "source_episode": windows.episode,
@@ -61,6 +72,19 @@ def assemble_shard(
         "source_return": stored_returns(source_return),
         "asked_return": stored_returns(asked_return),
     }
+
+
+def _ending_in_time(generated: Episodes, recorded: Episodes, limits: Limits) -> Episodes:
+    """Generated episodes, and the recorded ones in place of those that go on where the task has ended."""
+    overrun = limits.overrun(generated)
+    if not overrun.any():
+        return generated
+    if overrun.mean() > MANY:
+        warn(
+            f"{overrun.sum()} of {len(overrun)} generated trajectories go on in states in which the task has ended: "
+            "the recordings that they were made from stand in their place; train longer, or lower alpha or mu"
+        )
+    return take(concatenate([generated, recorded]), np.arange(len(overrun)) + len(overrun) * overrun)
 
 
 def decoded(

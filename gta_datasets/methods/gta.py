@@ -21,6 +21,7 @@ from gta_datasets.config import GTAConfig, SamplingConfig
 from gta_datasets.config.gta import MOST_DISTILLED_ALPHA
 from gta_datasets.data.bank import Columns, WindowBank, WindowBatch
 from gta_datasets.data.draws import SourceDraws, TrainingDraws
+from gta_datasets.data.endings import Limits
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import asked_returns
@@ -104,6 +105,10 @@ class GTA:
     @cached_property
     def _columns(self) -> Columns:
         return Columns.of(self._source.episodes)
+
+    @cached_property
+    def _limits(self) -> Limits | None:
+        return Limits.of(self._source.episodes) if self._config.sampling.terminations == "limits" else None
 
     @cached_property
     def _returns(self) -> Returns:
@@ -219,6 +224,7 @@ class GTA:
             windows,
             self._source,
             self._columns,
+            limits=self._limits,
             source_return=source_return,
             asked_return=asked_return,
         )

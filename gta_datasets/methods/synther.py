@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gta_datasets.config import SynthERConfig
 from gta_datasets.data.bank import Columns, WindowBank
+from gta_datasets.data.endings import Limits
 from gta_datasets.data.reading import Source
 from gta_datasets.data.windows import WindowIndex
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
@@ -42,7 +43,8 @@ class SynthER:
 
     A row of the generator is `[context | s | a | r | s' | done]`. The context is what differs between episodes but not
     within one, such as a goal: generated once, it is the same in s and s'. What is the same in the whole dataset is
-    copied. `done` is 0 or 1 and not normalised.
+    copied. `done` is 0 or 1 and not normalised; where the task ends beyond limits of the state, these decide instead:
+    of the states beyond them a network flags few if it was not trained for very long.
 
     Args:
         source: the dataset's arrays.
@@ -139,6 +141,8 @@ class SynthER:
             lengths=np.ones(size, np.int64),
             remedy="train longer or take more sampler_steps",
         )
+        if self._limits is not None:
+            episodes = self._limits.flagged(episodes)
         return {
             **episodes.arrays(),
             "source_episode": np.full(size, -1, np.int64),
@@ -157,6 +161,10 @@ class SynthER:
     @cached_property
     def _columns(self) -> Columns:
         return Columns.of(self._source.episodes)
+
+    @cached_property
+    def _limits(self) -> Limits | None:
+        return Limits.of(self._source.episodes) if self._config.sampling.terminations == "limits" else None
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:

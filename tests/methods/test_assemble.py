@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import torch
 from gymnasium import spaces
 
 from gta_datasets.data.bank import Columns, WindowBank
+from gta_datasets.data.endings import Limits
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.data.windows import WindowIndex, Windows
 from gta_datasets.errors import DivergenceError
 from gta_datasets.methods.assemble import assemble_shard, decoded
-from tests.builders import LINEAR_ACTION_SPACE, episode_buffer, linear_episodes, linear_source
+from tests.builders import LINEAR_ACTION_SPACE, WALK_LOW, episode_buffer, linear_episodes, linear_source, walks
 from tests.smoke import leaves
 
 HORIZON = 4
@@ -68,14 +70,17 @@ def all_windows(source: Source) -> Windows:
     return index.locate(np.arange(len(index)))
 
 
-def there_and_back(source: Source, windows: Windows, spoil: Any = None) -> dict[str, np.ndarray]:
+def there_and_back(
+    source: Source, windows: Windows, spoil: Any = None, *, limits: Limits | None = None
+) -> dict[str, np.ndarray]:
     """The shard that is assembled from the normalised source windows themselves."""
     columns = Columns.of(source.episodes)
     rows = WindowBank(source.episodes, columns, HORIZON, torch.device("cpu")).gather(windows).rows.numpy().copy()
     if spoil is not None:
         spoil(rows)
     returns = np.arange(len(windows), dtype=np.float64)
-    return dict(assemble_shard(rows, windows, source, columns, source_return=returns, asked_return=returns + 1 / 3))
+    asked = {"source_return": returns, "asked_return": returns + 1 / 3}
+    return dict(assemble_shard(rows, windows, source, columns, limits=limits, **asked))
 
 
 def cut(source: Source, windows: Windows) -> list[dict[str, np.ndarray]]:
@@ -260,14 +265,72 @@ def test_row_20_a_generated_value_beyond_float32_is_an_error(value: float, colum
         there_and_back(source, all_windows(source), spoil)
 
 
+def fallen(rows: np.ndarray, source: Source, windows: np.ndarray, row: int) -> None:
+    """Put a state of some windows beyond the first column's limit."""
+    mean, std = (getattr(source.episodes.observations[:, 0], name)() for name in ("mean", "std"))
+    rows[windows, row, 0] = (WALK_LOW - 0.5 - mean) / std
+
+
+def test_a_task_ends_where_a_last_state_is_beyond_the_limits_and_nowhere_else() -> None:
+    """A window of which a fall is made ends in one; that of a recorded fall which is caught does not."""
+    source = linear_source(walks())
+    windows, limits = all_windows(source), Limits.of(source.episodes)
+    recorded = Episodes.from_arrays(there_and_back(source, windows))
+    ends = recorded.offsets[1:] - 1
+    falls = np.flatnonzero(recorded.terminations[ends])
+    caught, whole = falls[::2], np.flatnonzero(windows.length == HORIZON)
+    tripped = np.setdiff1d(whole, falls)[::50]
+
+    def spoil(rows: np.ndarray) -> None:
+        rows[caught, windows.length[caught], :3] = 0.0
+        fallen(rows, source, tripped, HORIZON)
+
+    made = Episodes.from_arrays(there_and_back(source, windows, spoil, limits=limits))
+    expected = np.union1d(np.setdiff1d(falls, caught), tripped)
+    np.testing.assert_array_equal(np.flatnonzero(made.terminations[ends]), expected)
+    np.testing.assert_array_equal(made.truncations[ends], ~made.terminations[ends])
+    assert min(len(caught), len(tripped), len(expected)) > 20
+
+
+@pytest.mark.parametrize("row", range(HORIZON))
+def test_what_goes_on_beyond_the_limits_stays_as_it_was_recorded(row: int) -> None:
+    source = linear_source(walks())
+    windows, limits = all_windows(source), Limits.of(source.episodes)
+    chosen = np.flatnonzero(windows.length == HORIZON)[::100]
+
+    def spoil(rows: np.ndarray) -> None:
+        rows[:] *= 0.5
+        fallen(rows, source, chosen, row)
+
+    made = Episodes.from_arrays(there_and_back(source, windows, spoil, limits=limits))
+    for number, expected in enumerate(cut(source, windows)):
+        part = made.slice(number, number + 1)
+        same = [np.array_equal(getattr(part, name), expected[name]) for name in ("observations", "actions", "rewards")]
+        assert same == [number in chosen] * 3
+        if number in chosen:
+            np.testing.assert_array_equal(part.terminations, expected["terminations"])
+
+
+def test_a_warning_says_if_many_trajectories_stay_as_they_were_recorded() -> None:
+    source = linear_source(walks())
+    windows, limits = all_windows(source), Limits.of(source.episodes)
+    size = len(windows)
+    whole = np.flatnonzero(windows.length == HORIZON)
+    message = rf"{size // 5} of {size} generated trajectories go on in states in which the task has ended"
+    with pytest.warns(UserWarning, match=message):
+        there_and_back(source, windows, lambda rows: fallen(rows, source, whole[: size // 5], 1), limits=limits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        there_and_back(source, windows, lambda rows: fallen(rows, source, whole[: size // 20], 1), limits=limits)
+
+
 def test_returns_beyond_float32_stay_finite() -> None:
     source = linear()
     windows = all_windows(source)
     rows = np.zeros((len(windows), HORIZON + 1, 6), np.float32)
     returns = np.linspace(-1, 1, len(windows))
-    shard = assemble_shard(
-        rows, windows, source, Columns.of(source.episodes), source_return=1e38 * returns, asked_return=1e39 * returns
-    )
+    asked = {"source_return": 1e38 * returns, "asked_return": 1e39 * returns}
+    shard = assemble_shard(rows, windows, source, Columns.of(source.episodes), limits=None, **asked)
     np.testing.assert_array_equal(shard["source_return"], (1e38 * returns).astype(np.float32))
     np.testing.assert_array_equal(shard["asked_return"], 1e39 * returns)
 

@@ -26,6 +26,7 @@ from tests.builders import (
     linear_source,
     linear_step,
     make_dataset,
+    walks,
 )
 from tests.smoke import assert_same_episode
 
@@ -184,6 +185,17 @@ def test_generated_values_go_back_to_their_units_and_done_is_rounded() -> None:
     expected = np.concatenate([[False, True, False, True], world.terminations[4:]])
     np.testing.assert_array_equal(made.terminations, expected)
     assert expected[4:].sum() == 1
+
+
+def test_limits_of_the_state_decide_what_ends_the_task() -> None:
+    """Rows of recorded transitions, of which the generator says the opposite."""
+    world = walks(50)
+    rows = method(world)._gather(np.arange(world.num_transitions))[:, 0].numpy()
+    rows[:, -1] = 1 - rows[:, -1]
+    for terminations, expected in (("limits", world.terminations), ("generated", ~world.terminations)):
+        made = Episodes.from_arrays(method(world, terminations=terminations)._assembled(rows))
+        np.testing.assert_array_equal(made.terminations, expected)
+        np.testing.assert_array_equal(made.truncations, ~expected)
 
 
 @pytest.mark.parametrize("terminated", [(), range(8)])
