@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import ledger, markdown, record
 from benchmarks.charts import distributions, learning_curves
-from benchmarks.experiments import EXPERIMENTS, MORE, TABLES, Experiment, experiments_of
+from benchmarks.experiments import EXPERIMENTS, PAPERS, TABLES, Experiment, experiments_of
 from benchmarks.ledger import Found
 from benchmarks.results_table import Grid, Row, Runs, grid_of
 from benchmarks.scales import SCALES, Scale
@@ -78,8 +78,9 @@ def _scale(scale: Scale) -> str:
     return (
         f"{scale.updates:,} updates of batch {scale.batch_size:,}, {scale.seeds} seeds, {scale.episodes} episodes per "
         f"evaluation; preset `{scale.preset}`, {scale.num_transitions:,} generated transitions. Judged data: preset "
-        f"`{scale.quality_preset}`, {scale.quality_transitions:,} generated transitions; GTA's with `alpha` "
-        f"{MORE['alpha']}, the paper's for locomotion, where no other is named."
+        f"`{scale.quality_preset}`, {scale.quality_transitions:,} generated transitions; by GTA with "
+        f"`alpha` {PAPERS['gta']['alpha']}, the paper's for locomotion, where no other is named, and with the source's "
+        "terminations; by SynthER with those that it generates."
     )
 
 

@@ -46,6 +46,7 @@ class Task:
     steps: int = 1_000_000  # of the dataset, when it is made: about as many as D4RL's has
     experts_every: int | None = None  # episodes; the first of so many is an expert's, in a mixture
     experts_only: bool = False  # the others are left out
+    terminates: bool = True  # whether episodes may end before their time is up
 
     @property
     def available(self) -> bool:
@@ -125,6 +126,7 @@ def _gym(body: str, level: str) -> Task:
         "locomotion",
         (known.random_return, known.expert_return),
         target_return=TARGET_RETURNS[body],
+        terminates=body != "halfcheetah",
         steps=STEPS.get((body, level), 1_000_000),
     )
 
@@ -168,6 +170,7 @@ MAZE2D = tuple(
         target_return=maze.expert_return,
         episode_factor=10,
         steps=STEPS.get(("pointmaze", size), 1_000_000),
+        terminates=False,
     )
     for size, maze in MAZES.items()
 )
@@ -200,6 +203,7 @@ ADROIT = (
         "adroit",
         (-56.512833, 2880.5693),
         episode_factor=10,
+        terminates=False,
     ),
 )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.experiments import MORE, Experiment, Method
+from benchmarks.experiments import PAPERS, Experiment, Method
 from benchmarks.scales import Scale
 from benchmarks.tasks import Task
 from benchmarks.vectorised.learner import MakeLearner
@@ -94,10 +94,12 @@ class Unit:
         if not asked.keys() <= {"method", "task", *METHODS[method].keywords()}:
             return False  # for something that there is no longer
         default = _resolved(self._preset, method=method)
+        same = set() if self.task.terminates else {"terminations"}  # by any rule there is none
         return then is not None and all(
             value == then.get(stage, {}).get(name, default[stage][name])
             for stage, values in today.items()
             for name, value in values.items()
+            if name not in same
         )
 
     @property
@@ -127,14 +129,15 @@ class Unit:
         if self.method.settings is None:
             return None
         settings = dict(self.method.settings)
+        papers = PAPERS.get(_method(settings) or "", {}) if self.algorithm is None and not self.scale.tuned else {}
         if "method" in settings:
-            return settings
+            return {**settings, **papers}
         if self.task.good_quantile:
             settings["source_quantile"] = self.task.good_quantile
         if self.scale.tuned or self.task.kind != "locomotion":
             settings = {"task": self.task.kind, **self.task.overrides, **settings}
-        elif self.algorithm is None:
-            settings = {**MORE, **settings}
+        else:
+            settings = {**papers, **settings}
         return _needed(self._preset, tuple(settings.items()))
 
     @property

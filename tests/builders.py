@@ -168,7 +168,7 @@ def walks(number: int = 200, *, steps: int = 50, seed: int = 0) -> Episodes:
     return Episodes(
         observations=np.concatenate(walked),
         actions=rng.uniform(-1, 1, size=(offsets[-1], 2)).astype(np.float32),
-        rewards=rng.normal(size=offsets[-1]).astype(np.float32),
+        rewards=rng.normal(1, 0.1, size=offsets[-1]).astype(np.float32),
         terminations=terminations,
         truncations=truncations,
         offsets=offsets,

@@ -101,7 +101,7 @@ def test_other_defaults_make_other_results(tmp_path: Path) -> None:
 
 def test_what_steers_only_the_computing_makes_no_other_result() -> None:
     unit = unit_of("23", HOPPER, "GTA", "cpu", algorithm=None)
-    config = configuration("gta", unit.scale.quality_preset, None, "cpu", {"alpha": 1.3}).to_dict()
+    config = configuration("gta", unit.scale.quality_preset, None, "cpu", unit.settings).to_dict()
     assert unit.is_answered_by({"config": config})
     for stage, name, value in (("sampling", "generate_batch_size", 128), ("training", "checkpoint_seconds", 7.0)):
         assert config[stage][name] != value
@@ -172,6 +172,16 @@ def test_a_setting_that_came_later_counts_as_its_default() -> None:
     assert config["data"].pop("returns") == "expected"
     assert usual.is_answered_by({"config": config})
     assert not expected.is_answered_by({"config": config})
+
+
+def test_what_ends_the_task_makes_no_other_data_where_nothing_does() -> None:
+    for dataset, answered in ((HOPPER, False), ("sim/halfcheetah/medium-v0", True), ("sim/pointmaze/umaze-v0", True)):
+        table = "1-maze" if "maze" in dataset else "1-gym"
+        unit = unit_of(table, dataset, "GTA", "cpu", algorithm="IQL")
+        config = json.loads(json.dumps(unit.config))
+        assert config["sampling"]["terminations"] == "limits"
+        config["sampling"]["terminations"] = "source"
+        assert unit.is_answered_by({"config": config}) is answered
 
 
 def test_who_asked_for_a_setting_that_is_gone_asked_for_something_else() -> None:

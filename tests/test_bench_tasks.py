@@ -73,9 +73,10 @@ def test_what_tables_share_is_one_unit() -> None:
     # The same data by other names: levels and lengths that are the defaults, and what is drawn alike anyway.
     for scale, same in {"cpu": ("H=16", "GTA uniform"), "paper": ("H=32", "GTA reweighted")}.items():
         usual = unit_of("1-gym", HOPPER, "GTA", scale)
-        assert unit_of("5", HOPPER, "mu=0.5 alpha=1.3", scale).id == unit_of("factors", HOPPER, "alpha 1.3", scale).id
         assert unit_of("15", HOPPER, same[1], scale).id == usual.id
         halfcheetah = "sim/halfcheetah/medium-v0"
+        levels = [unit_of(table, halfcheetah, "mu=0.5 alpha=1.3", scale).id for table in ("5", "29")]
+        assert levels[0] == levels[1]
         assert unit_of("10", halfcheetah, same[0], scale).id == unit_of("1-gym", halfcheetah, "GTA", scale).id
     assert unit_of("15", HOPPER, "GTA reweighted").id != unit_of("1-gym", HOPPER, "GTA").id
 
@@ -84,7 +85,10 @@ def test_judged_data_of_the_paper_scale_have_its_settings() -> None:
     unit, usual = (unit_of("21", HOPPER, "GTA", scale, None) for scale in ("paper", "smoke"))
     assert unit.identity["settings"] == {"task": "locomotion"}
     assert unit.config["data"]["reweighting"] == "dense"
-    assert (usual.identity["settings"], usual.config["data"]["reweighting"]) == ({"alpha": 1.3}, "none")
+    assert usual.identity["settings"] == {"alpha": 1.3, "terminations": "source"}
+    assert usual.config["data"]["reweighting"] == "none"
+    synther = unit_of("21", HOPPER, "SynthER", "smoke", None)
+    assert synther.identity["settings"] == {"method": "synther", "terminations": "generated"}
     assert unit_of("15-quality", HOPPER, "GTA uniform", "paper", None).id != unit.id
     assert unit_of("21", HOPPER, "S4RL", "paper", None).identity["settings"] == {"method": "s4rl"}
 

@@ -62,6 +62,7 @@ def another_value(name: str, value: object) -> object:
         "sampler": "heun",
         "condition": "fixed",
         "coverage": "transitions",
+        "terminations": "source",
         "returns": "expected",
         "source_quantile": 0.5,
         "width": 64,

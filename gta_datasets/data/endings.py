@@ -59,7 +59,7 @@ class Limits:
             if found[side] < FEWEST:
                 return None
             limits[side] = (most[side] + at_end[beyond[:, side], side].min().astype(np.float64)) / 2
-            unexplained &= ~beyond[:, side]
+            unexplained[beyond[:, side]] = False
         low, high = np.split(limits, 2)
         return cls(-low, high)
 

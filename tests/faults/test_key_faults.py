@@ -35,6 +35,7 @@ CHOICES = {
     "optimizer": ("adam", "muon"),
     "sampler": ("heun", "dpm_2m"),
     "coverage": ("windows", "transitions"),
+    "terminations": ("limits", "source"),
     "returns": ("recorded", "expected"),
     "condition": ("amplified", "fixed"),
 }
