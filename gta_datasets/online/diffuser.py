@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.data.bank import Columns
+from gta_datasets.data.endings import Limits
 from gta_datasets.data.episodes import Episodes, FloatArray
 from gta_datasets.data.reading import Source
 from gta_datasets.errors import ConfigError, DivergenceError
@@ -66,8 +67,9 @@ class Diffuser:
         self._length_model = LengthModel(source, config.dynamics, seed=model_seed, device=device)
         self._parts: dict[str, TrajectoryModel | LearnedModel] = {str(length): m for length, m in self._models.items()}
         self._parts["length"] = self._length_model
+        self._limits = Limits.of(source.episodes)
         self._ending_model: EndingModel | None = None
-        if source.episodes.terminations.any():
+        if self._limits is None and source.episodes.terminations.any():
             self._ending_model = EndingModel(source, config.dynamics, seed=model_seed, device=device)
             self._parts["ending"] = self._ending_model
         self._assembly = Assembly(source, self._columns, config.imagination.loop_tolerance)
@@ -198,14 +200,16 @@ class Diffuser:
     def _endings(self, episodes: Episodes, chances: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Transitions up to the end of the task, or all, (B,), and whether the task ends, (B,).
 
-        A transition ends it if its random number in `chances` (B, length), from [0, 1), is below how likely that is.
+        A transition ends it if the next state has passed a limit; where the source shows none, if its random number in
+        `chances` (B, length), from [0, 1), is below how likely that is.
         """
-        likely = np.zeros(chances.shape)
-        if self._ending_model is not None:
+        likely = np.zeros(episodes.num_transitions)
+        if self._limits is not None:
+            likely[self._limits.passed(episodes.next_observations)] = 1.0
+        elif self._ending_model is not None:
             states = episodes.observations[episodes.transition_rows]
-            predicted = self._ending_model.predict(states, episodes.actions, episodes.next_observations)
-            likely = predicted.reshape(chances.shape)
-        ends = chances < likely
+            likely = self._ending_model.predict(states, episodes.actions, episodes.next_observations)
+        ends = chances < likely.reshape(chances.shape)
         ended: NDArray[np.bool_] = np.asarray(ends.any(axis=1))
         return np.where(ended, ends.argmax(axis=1) + 1, chances.shape[1]), ended
 

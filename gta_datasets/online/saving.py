@@ -26,7 +26,7 @@ with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
 
 __all__ = ["Saved", "read_saved", "refusing_damage", "write_saved"]
 
-KIND, VERSION = "ATraDiffReplayBuffer", 4
+KIND, VERSION = "ATraDiffReplayBuffer", 5
 """The version is raised whenever a file of the one before would be read wrongly."""
 
 MAX_BYTES = 1024**4

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gta_datasets.augment import configured
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.data.bank import Columns
+from gta_datasets.data.endings import Limits
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source, read_episodes
 from gta_datasets.data.spaces import SpaceCodec
@@ -51,9 +52,14 @@ def fitted(source: Source, tmp_path: Path) -> Callable[..., Diffuser]:
     return make
 
 
-def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(tmp_path: Path) -> None:
-    source = read_episodes(line_dataset("diffuser/line-v0"))
+@pytest.mark.parametrize("by", ["limits", "a model"])
+def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    source = read_episodes(line_dataset(f"diffuser/line-{by.split()[-1]}-v0"))
     of_models = {"training_steps": 200, "train_batch_size": 48, "width": 32, "depth": 2, "learning_rate": 0.003}
+    if by == "a model":
+        monkeypatch.setattr(Limits, "of", lambda episodes: None)
     of_endings = {"dynamics_steps": 400, "dynamics_width": 16}
     config = config_of(lengths=(4,), sampler_steps=8, **of_models, **of_endings)
     diffuser = Diffuser(source, config, seed=0, model_seed=0, device=CPU)
@@ -69,10 +75,12 @@ def test_a_trained_model_walks_as_the_data_do_from_where_it_is_told(tmp_path: Pa
     assert made.terminated[begins[3] :].sum() == 1
     assert made.terminated[-1]  # nothing follows the goal
     assert made.next_observations[-1, 0] > GOAL - 0.5
+    assert sum(name.startswith("ending.") for name in diffuser.weights) == (0 if by == "limits" else 6)
 
 
 def test_trajectories_end_as_often_as_it_is_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = read_episodes(line_dataset("diffuser/ending-v0"))
+    monkeypatch.setattr(Limits, "of", lambda episodes: None)
     diffuser = Diffuser(source, config_of(lengths=(5,)), seed=0, model_seed=0, device=CPU)
     diffuser.fit(Shelf(tmp_path, "cpu", {}, progress=False))
     monkeypatch.setattr(EndingModel, "predict", lambda self, states, *others: np.full(len(states), 0.2))

@@ -113,7 +113,7 @@ def test_a_file_too_large_to_be_read_again_is_not_written(
 
 
 def test_another_version_is_refused(saved: Path, dataset: minari.MinariDataset) -> None:
-    message = "was saved in version 1 of its format, and this library reads version 4; load it with the version"
+    message = "was saved in version 1 of its format, and this library reads version 5; load it with the version"
     with pytest.raises(CacheError, match=message):
         ATraDiffReplayBuffer.load(changed(saved, version=1), dataset, Line(), device="cpu")
 
