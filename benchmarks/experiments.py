@@ -89,7 +89,7 @@ PAPERS: Mapping[str, Mapping[str, Any]] = {
     "gta": {"alpha": 1.3, "terminations": "source"},
     "synther": {"terminations": "generated"},
 }
-"""The papers' choices for locomotion where the library's defaults are others, by method: judged data are made with them."""
+"""The papers' choices for locomotion where the library's defaults are others, by method; those of judged data."""
 HALFCHEETAH = GYM[:1]
 OURS = "Not in the paper."
 

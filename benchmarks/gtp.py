@@ -54,7 +54,7 @@ SETTINGS = (
 )
 """What tells runs apart, besides variant and seed."""
 
-ALPHA = 1.3
+GTA = {"alpha": 1.3, "terminations": "source"}
 """Of GTA's data in all lines of the ledger."""
 
 
@@ -140,7 +140,7 @@ def data_of(unit: dict[str, Any], source: minari.MinariDataset) -> minari.Minari
     if unit["data"] == "source":
         return source
     sizes = {"preset": unit["preset"], "num_transitions": unit["num_transitions"]}
-    return gta_datasets.augment(source, **sizes, alpha=ALPHA, progress=False)
+    return gta_datasets.augment(source, **sizes, **GTA, progress=False)
 
 
 def evaluations(

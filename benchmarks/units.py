@@ -20,6 +20,10 @@ from gta_datasets.methods import METHODS
 __all__ = ["Unit", "question_id", "unit_id", "units_of"]
 
 
+FORMER = {(method, "terminations"): settings["terminations"] for method, settings in PAPERS.items()}
+"""What held before there was a field, by method and field, where it is not the default today."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """One cell of one table with one seed."""
@@ -83,8 +87,8 @@ class Unit:
 
         It does not matter what was asked for, if that came to the same: a default of the library that has changed
         since makes another result, and old results may be those of a unit that names the old value. A line without a
-        field that the library has got since counts as one with its default; fields that steer only how data are
-        computed do not count.
+        field that the library has got since counts as one with its default, or what held before if that is another;
+        fields that steer only how data are computed do not count.
         """
         today, then = self.config, line.get("config")
         if today is None:
@@ -96,7 +100,7 @@ class Unit:
         default = _resolved(self._preset, method=method)
         same = set() if self.task.terminates else {"terminations"}  # by any rule there is none
         return then is not None and all(
-            value == then.get(stage, {}).get(name, default[stage][name])
+            value == then.get(stage, {}).get(name, FORMER.get((method, name), default[stage][name]))
             for stage, values in today.items()
             for name, value in values.items()
             if name not in same
@@ -131,7 +135,7 @@ class Unit:
         settings = dict(self.method.settings)
         papers = PAPERS.get(_method(settings) or "", {}) if self.algorithm is None and not self.scale.tuned else {}
         if "method" in settings:
-            return {**settings, **papers}
+            return {**papers, **settings}
         if self.task.good_quantile:
             settings["source_quantile"] = self.task.good_quantile
         if self.scale.tuned or self.task.kind != "locomotion":

@@ -202,8 +202,8 @@ class GTAAugmentedDataset(MinariDataset):
         """
         sample, novelty_sample = whole_number("sample", sample, 1), whole_number("novelty_sample", novelty_sample, 1)
         seed = whole_number("seed", seed, 0)
-        generated, asked = self._sample(sample)
-        return self._measure(generated, asked, sample=sample, novelty_sample=novelty_sample, seed=seed)
+        generated, asked, recorded = self._sample(sample)
+        return self._measure(generated, asked, recorded, sample=sample, novelty_sample=novelty_sample, seed=seed)
 
     def report(self, path: str | Path, *, sample: int = 16_384, seed: int = 0) -> Quality:
         """Write the quality table and its plots to one HTML file, whose folder is made; returns the numbers.
@@ -217,8 +217,8 @@ class GTAAugmentedDataset(MinariDataset):
         sample, seed = whole_number("sample", sample, 1), whole_number("seed", seed, 0)
         figure_class()  # training and generating may take long
         page = check_page(path)
-        generated, asked = self._sample(sample)
-        found = self._measure(generated, asked, sample=sample, novelty_sample=1_024, seed=seed)
+        generated, asked, recorded = self._sample(sample)
+        found = self._measure(generated, asked, recorded, sample=sample, novelty_sample=1_024, seed=seed)
         write_report(
             page,
             found,
@@ -230,27 +230,33 @@ class GTAAugmentedDataset(MinariDataset):
         )
         return found
 
-    def _sample(self, transitions: int) -> tuple[Episodes, NDArray[np.floating[Any]] | None]:
-        """Whole shards that hold at least `transitions` (or all there are), and the returns asked for if any were.
+    def _sample(self, transitions: int) -> tuple[Episodes, NDArray[np.floating[Any]] | None, float]:
+        """Whole shards that hold at least `transitions` (or all there are), the returns asked for if any were, and the
+        share of recordings among their trajectories.
 
         Of long trajectories, of which few would do, there are more where they cost no more than reading them.
         """
         parts: list[Episodes] = []
         asked: list[NDArray[np.floating[Any]]] = []
+        recorded: list[NDArray[Any]] = []
         for number, part in enumerate(self._pipeline.generated()):
             parts.append(part)
-            asked.append(self._pipeline.shard(number)["asked_return"][: part.num_episodes])
+            shard = self._pipeline.shard(number)
+            asked.append(shard["asked_return"][: part.num_episodes])
+            recorded.append(shard.get("recorded", np.zeros(part.num_episodes))[: part.num_episodes])
             lengths = np.concatenate([part.lengths for part in parts])
             varied = np.minimum(lengths, LONGEST).sum() >= transitions
             if varied or (lengths.sum() >= transitions and not self._pipeline.holds(number + 1)):
                 break
         returns = np.concatenate(asked)
-        return concatenate(parts), None if np.isnan(returns).all() else returns
+        share = float(np.concatenate(recorded).mean())
+        return concatenate(parts), None if np.isnan(returns).all() else returns, share
 
     def _measure(
         self,
         generated: Episodes,
         asked: NDArray[np.floating[Any]] | None,
+        recorded: float,
         *,
         sample: int,
         novelty_sample: int,
@@ -262,6 +268,7 @@ class GTAAugmentedDataset(MinariDataset):
             env_spec=self.env_spec,
             stand_in=self._stand_in,
             asked_returns=asked,
+            recorded=recorded,
             sample=sample,
             novelty_sample=novelty_sample,
             discount=self._pipeline.augmenter.discount,

@@ -35,6 +35,7 @@ def quality(
     simulator: Simulator | None = None,
     stand_in: Callable[[], StandIn] | None = None,
     asked_returns: NDArray[np.floating[Any]] | None = None,
+    recorded: float = 0.0,
     sample: int = 16_384,
     novelty_sample: int = 1_024,
     threshold: float = 0.05,
@@ -51,6 +52,7 @@ def quality(
         stand_in: makes what judges rewards and dynamics where there are no true ones, a model without a part in making
             `generated`; the notes and `learned` say so.
         asked_returns: (E,) return every window was generated for.
+        recorded: share of `generated` that are recordings in the place of something generated, for the notes.
         sample: transitions that are simulated, in whole windows drawn at random; as many windows of the same lengths
             are drawn from the source.
         novelty_sample: transitions whose nearest source point is searched.
@@ -67,6 +69,11 @@ def quality(
     _check(generated, source, asked_returns)
     rng = np.random.default_rng(seed)
     notes: list[str] = []
+    if recorded > 0:
+        notes.append(
+            f"{recorded:.1%} of the trajectories are recordings: what was generated in their place goes on where the"
+            " task has ended."
+        )
     if simulator is None:
         simulator = simulator_for(env_spec)
     simulator = _usable(simulator, env_spec, source, notes)

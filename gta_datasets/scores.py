@@ -81,7 +81,7 @@ class Quality:
     checked_windows: int
     checked_transitions: int
     seed: int
-    notes: tuple[str, ...]  # what could not be measured, and why
+    notes: tuple[str, ...]  # what could not be measured, and why, and what else to know
     evidence: Evidence = field(repr=False, compare=False)
 
     def __str__(self) -> str:

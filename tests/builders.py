@@ -23,7 +23,10 @@ from gta_datasets.simulator import Steps
 __all__ = [
     "LINEAR_ACTION_SPACE",
     "LINEAR_OBSERVATION_SPACE",
+    "WALK_HIGH",
+    "WALK_LOW",
     "LinearSimulator",
+    "as_dataset",
     "edit_file",
     "episode_buffer",
     "linear_dataset",
@@ -33,6 +36,7 @@ __all__ = [
     "linear_step",
     "make_dataset",
     "stack",
+    "walks",
     "write_buffers",
 ]
 
@@ -209,7 +213,11 @@ def linear_dataset(
     **kwargs: Any,
 ) -> minari.MinariDataset:
     """`linear_episodes` as a Minari dataset: Box(3) observations, Box(2) actions within -1 and 1."""
-    episodes = linear_episodes(lengths, terminated=terminated, seed=seed)
+    return as_dataset(dataset_id, linear_episodes(lengths, terminated=terminated, seed=seed), **kwargs)
+
+
+def as_dataset(dataset_id: str, episodes: Episodes, **kwargs: Any) -> minari.MinariDataset:
+    """Episodes in the spaces of the linear world as a Minari dataset."""
     parts = [episodes.slice(i, i + 1) for i in range(episodes.num_episodes)]
     buffers = [
         EpisodeBuffer(

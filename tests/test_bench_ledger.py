@@ -174,6 +174,16 @@ def test_a_setting_that_came_later_counts_as_its_default() -> None:
     assert not expected.is_answered_by({"config": config})
 
 
+def test_a_line_from_before_there_was_a_choice_of_ends_has_the_papers() -> None:
+    for old, new, algorithm in (("source's ends", "GTA", "TD3BC"), ("SynthER, its ends", "SynthER", "TD3BC")):
+        unit, other = (unit_of("factors", HOPPER, name, "cpu", algorithm=algorithm) for name in (old, new))
+        config = json.loads(json.dumps(other.config))
+        assert other.is_answered_by({"config": config})
+        assert config["sampling"].pop("terminations") == "limits"
+        assert unit.is_answered_by({"config": config})
+        assert not other.is_answered_by({"config": config})
+
+
 def test_what_ends_the_task_makes_no_other_data_where_nothing_does() -> None:
     for dataset, answered in ((HOPPER, False), ("sim/halfcheetah/medium-v0", True), ("sim/pointmaze/umaze-v0", True)):
         table = "1-maze" if "maze" in dataset else "1-gym"

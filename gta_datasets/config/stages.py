@@ -163,8 +163,8 @@ class SamplingConfig(SolverConfig):
     condition: Literal["amplified", "fixed", "none", "rewards"] = "amplified"
     relabel: bool = False  # rewards from a learned model of them instead of from the generator
     source_quantile: float = 0.0  # windows come from the episodes whose return reaches this quantile
-    # Where a trajectory ends the task: where recorded terminations all lie beyond limits of the state, beyond these, and
-    # what would go on there stays as it was recorded; or where its source window does, as in the paper.
+    # Where a trajectory ends the task: if recorded terminations lie beyond limits of the state, beyond these, and what
+    # would go on there stays as it was recorded; or where its source window does, as in the paper.
     terminations: Literal["limits", "source"] = "limits"
     # What is equally likely to be augmented: every window (the paper), or every transition, in a window around it. The
     # first and the last windows of an episode then come (horizon + 1) / 2 times as often.

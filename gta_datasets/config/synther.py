@@ -31,8 +31,8 @@ class TransitionSamplingConfig(SolverConfig):
     """How transitions are made from noise."""
 
     sampler_steps: int = 64
-    # Where a transition ends the task: where recorded terminations all lie beyond limits of the state, beyond these; or
-    # where the generator says so, as in the paper.
+    # Where a transition ends the task: if recorded terminations lie beyond limits of the state, beyond these; or where
+    # the generator says so, as in the paper.
     terminations: Literal["limits", "generated"] = "limits"
     transitions_per_shard: int = 16_384  # transitions in a file of the cache
     generate_batch_size: int = io_field(4_096)  # transitions per network evaluation, in blocks of 32

@@ -8,19 +8,22 @@ that learns from these takes a fall for a state of high value.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.data.episodes import Episodes, FloatArray, end_flags
+from gta_datasets.data.episodes import Episodes, FloatArray
+from gta_datasets.data.reading import Source
 
 __all__ = ["Limits"]
 
 FEWEST = 3
 """Terminations that have to lie beyond a limit and within all others: two may have done so by chance."""
+
+LEFT_OVER = 0.1
+"""Share of the terminations that no limit has to explain; up to two never have to be."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +34,24 @@ class Limits:
     high: NDArray[np.float64]  # (obs_dim,)
 
     @classmethod
-    def of(cls, episodes: Episodes) -> Self | None:
-        """The fewest limits that tell the terminations of some episodes from all other states.
+    def of(cls, source: Source) -> Self | None:
+        """The fewest limits that tell nearly all terminations of a source from all its other states.
 
         Each lies halfway between the terminations beyond it and all states from which the task went on.
 
         Returns:
-            None where there are no such limits, or too few terminations to tell.
+            None where there are no such limits, or too few terminations to tell; where they lie at the border of the
+            observation space, inside of which nothing is beyond them; or where a terminal state is a mere mark, the
+            same for all.
         """
+        episodes = source.episodes
         last = episodes.observation_offsets[1:] - 1
         ended = np.zeros(len(episodes.observations), np.bool_)
         ended[last] = episodes.terminations[episodes.offsets[1:] - 1]
-        if ended.sum() < FEWEST:
+        if ended.sum() < FEWEST or episodes.terminations.all():
             return None
-        # Both sides of every column as the upper one, (.., 2 obs_dim).
-        at_end = np.concatenate([-episodes.observations[ended], episodes.observations[ended]], axis=1)
+        terminal = episodes.observations[ended]
+        at_end = np.concatenate([-terminal, terminal], axis=1)  # both sides of every column as the upper one
         went_on = ~ended[:, None]
         lowest = episodes.observations.min(axis=0, where=went_on, initial=np.inf)
         highest = episodes.observations.max(axis=0, where=went_on, initial=-np.inf)
@@ -53,26 +59,22 @@ class Limits:
         limits = np.full(len(most), np.inf)
         beyond = np.asarray(at_end > most)
         unexplained = np.ones(len(at_end), np.bool_)
-        while unexplained.any():
-            found = beyond[unexplained].sum(axis=0)
+        while (found := beyond[unexplained].sum(axis=0)).max() >= FEWEST:
             side = found.argmax()
-            if found[side] < FEWEST:
+            values = at_end[beyond[:, side], side].astype(np.float64)
+            if np.ptp(values) == 0:
                 return None
-            limits[side] = (most[side] + at_end[beyond[:, side], side].min().astype(np.float64)) / 2
+            limits[side] = (most[side] + values.min()) / 2
             unexplained[beyond[:, side]] = False
         low, high = np.split(limits, 2)
-        return cls(-low, high)
+        made = cls(-low, high)
+        seen = source.observation_codec.project(terminal[~unexplained])
+        few = unexplained.sum() <= max(FEWEST - 1, LEFT_OVER * len(unexplained))
+        return made if few and made.passed(seen).all() else None
 
     def passed(self, observations: FloatArray) -> NDArray[np.bool_]:
         """Whether the task has ended in observations (n, obs_dim), (n,)."""
-        found: NDArray[np.bool_] = ((observations < self.low) | (observations > self.high)).any(axis=1)
-        return found
-
-    def flagged(self, episodes: Episodes) -> Episodes:
-        """The same episodes, each terminated if its last observation has passed a limit, and else truncated."""
-        last = episodes.observations[episodes.observation_offsets[1:] - 1]
-        terminations, truncations = end_flags(episodes.offsets, self.passed(last))
-        return dataclasses.replace(episodes, terminations=terminations, truncations=truncations)
+        return np.asarray(((observations < self.low) | (observations > self.high)).any(axis=1))
 
     def overrun(self, episodes: Episodes) -> NDArray[np.bool_]:
         """Which episodes go on after a limit was passed, (E,)."""
@@ -80,3 +82,7 @@ class Limits:
         passed[episodes.observation_offsets[1:] - 1] = False
         overrun: NDArray[np.bool_] = np.logical_or.reduceat(passed, episodes.observation_offsets[:-1])
         return overrun
+
+    def reached(self, episodes: Episodes) -> NDArray[np.bool_]:
+        """Which episodes end behind a limit, (E,)."""
+        return self.passed(episodes.observations[episodes.observation_offsets[1:] - 1])

@@ -7,7 +7,7 @@ input of the metrics and adapters all have this form.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,11 @@ class Episodes:
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays().values())
+
+    def ending(self, terminated: NDArray[np.bool_]) -> Episodes:
+        """The same episodes, terminated at their ends where `terminated` (E,) is set, and else truncated."""
+        terminations, truncations = end_flags(self.offsets, terminated)
+        return replace(self, terminations=terminations, truncations=truncations)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by field name; no copies."""

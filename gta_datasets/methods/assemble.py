@@ -14,12 +14,8 @@ from gta_datasets.data.reading import Source
 from gta_datasets.data.windows import Windows, cut, take
 from gta_datasets.errors import DivergenceError
 from gta_datasets.methods.base import Shard
-from gta_datasets.warn import warn
 
 __all__ = ["assemble_shard", "check_finite", "decoded", "finite_as", "stored_returns", "valid_episodes"]
-
-MANY = 0.1
-"""Share of a shard's trajectories of which a warning says that they had to be replaced."""
 
 
 def assemble_shard(
@@ -35,9 +31,9 @@ def assemble_shard(
     """One episode per window: values in their own units, valid in the dataset's spaces, with flags.
 
     An episode ends in a termination where its last state has passed the limits of the task. One that goes on behind
-    them is no episode of this task: the recording of its window takes its place. Where there are no limits, a
-    termination is kept where the source window had one. Every other window ends in a truncation, so that no algorithm
-    takes the cut for the end of the task or reads across it.
+    them is no episode of this task: the recording of its window takes its place, and the shard says so in `recorded`.
+    Where there are no limits, or they do not explain it, a termination is kept where the source window had one. Every
+    other window ends in a truncation, so that no algorithm takes the cut for the end of the task or reads across it.
 
     Args:
         rows: generated normalised rows, (B, H + 1, F).
@@ -63,28 +59,22 @@ def assemble_shard(
         lengths=windows.length,
         remedy="train longer or lower guidance, alpha or mu",
     )
+    recorded = np.zeros(len(windows), np.bool_)
     if limits is not None:
-        generated = limits.flagged(_ending_in_time(generated, cut(source.episodes, windows), limits))
+        original, recorded = cut(source.episodes, windows), limits.overrun(generated)
+        if recorded.any():
+            both = concatenate([generated, source.within_spaces(original)])
+            generated = take(both, np.arange(len(windows)) + len(windows) * recorded)
+        unexplained = original.terminations[original.offsets[1:] - 1] & ~limits.reached(original)
+        generated = generated.ending(limits.reached(generated) | unexplained)
     return {
         **generated.arrays(),
+        "recorded": recorded,
         "source_episode": windows.episode,
         "source_start": windows.start,
         "source_return": stored_returns(source_return),
-        "asked_return": stored_returns(asked_return),
+        "asked_return": stored_returns(np.where(recorded & ~np.isnan(asked_return), source_return, asked_return)),
     }
-
-
-def _ending_in_time(generated: Episodes, recorded: Episodes, limits: Limits) -> Episodes:
-    """Generated episodes, and the recorded ones in place of those that go on where the task has ended."""
-    overrun = limits.overrun(generated)
-    if not overrun.any():
-        return generated
-    if overrun.mean() > MANY:
-        warn(
-            f"{overrun.sum()} of {len(overrun)} generated trajectories go on in states in which the task has ended: "
-            "the recordings that they were made from stand in their place; train longer, or lower alpha or mu"
-        )
-    return take(concatenate([generated, recorded]), np.arange(len(overrun)) + len(overrun) * overrun)
 
 
 def decoded(

@@ -15,7 +15,8 @@ Shard = Mapping[str, NDArray[Any]]
 """`Episodes.arrays()` of one shard, one episode per generated trajectory, and per trajectory `source_episode` and
 `source_start` (where its source window lies; -1 and 0 where it has none), `asked_return` (what the generator was asked
 for; NaN where nothing was) and `source_return`. Where the method knows the undiscounted return from a trajectory's
-first step on, beyond its last one, `start_return`."""
+first step on, beyond its last one, `start_return`. Where recordings may stand in for what was generated,
+`recorded` says of which trajectories."""
 
 
 class Fittable(Protocol):

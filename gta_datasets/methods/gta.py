@@ -24,14 +24,14 @@ from gta_datasets.data.draws import SourceDraws, TrainingDraws
 from gta_datasets.data.endings import Limits
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.reading import Source
-from gta_datasets.data.returns import asked_returns
+from gta_datasets.data.returns import asked_returns, returns_to_go
 from gta_datasets.data.reweighting import reward_of_failure
 from gta_datasets.data.windows import WindowIndex, Windows, cut
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.flow_map import EXTRA_CONTEXT, FlowMap
 from gta_datasets.diffusion.samplers import exploration_sigma
 from gta_datasets.methods.asking import Returns, best_of_windows, warn_of_punished_success, with_known_rewards
-from gta_datasets.methods.assemble import assemble_shard, finite_as
+from gta_datasets.methods.assemble import assemble_shard, finite_as, stored_returns
 from gta_datasets.methods.base import Consulted, Shard
 from gta_datasets.methods.distilled import DistilledFlow
 from gta_datasets.methods.levels import MUS, LevelSearch
@@ -51,7 +51,7 @@ __all__ = ["GTA"]
 ALGORITHM_VERSION = 1
 """Raised whenever the same configuration would give other weights."""
 
-SAMPLING_VERSION = 2
+SAMPLING_VERSION = 3
 """Raised whenever the same weights would give other trajectories."""
 
 
@@ -108,7 +108,12 @@ class GTA:
 
     @cached_property
     def _limits(self) -> Limits | None:
-        return Limits.of(self._source.episodes) if self._config.sampling.terminations == "limits" else None
+        return Limits.of(self._source) if self._config.sampling.terminations == "limits" else None
+
+    @cached_property
+    def _undiscounted(self) -> NDArray[np.float64]:
+        """Returns-to-go of all recorded transitions, (N,)."""
+        return returns_to_go(self._source.episodes, discount=1.0)
 
     @cached_property
     def _returns(self) -> Returns:
@@ -228,7 +233,9 @@ class GTA:
             source_return=source_return,
             asked_return=asked_return,
         )
-        return self._relabelled(assembled) if sampling.relabel else assembled
+        if sampling.relabel:
+            assembled = self._relabelled(assembled)
+        return {**assembled, "start_return": self._start_returns(assembled)}
 
     def _relabelled(self, shard: Shard) -> Shard:
         """The shard with the rewards that the model of rewards gives."""
@@ -237,7 +244,18 @@ class GTA:
             episodes.observations[episodes.transition_rows], episodes.actions, episodes.next_observations
         )
         remedy = "raise dynamics_steps, or leave relabel out"
-        return {**shard, "rewards": finite_as(episodes.rewards.dtype, "reward", rewards, remedy=remedy)}
+        made = finite_as(episodes.rewards.dtype, "reward", rewards, remedy=remedy)
+        return {**shard, "rewards": np.where(np.repeat(shard["recorded"], episodes.lengths), episodes.rewards, made)}
+
+    def _start_returns(self, shard: Shard) -> NDArray[np.floating[Any]]:
+        """Undiscounted returns from the first step on, (B,), where known: of recordings, and up to new ends."""
+        episodes, source = Episodes.from_arrays(shard), self._source.episodes
+        first = source.offsets[shard["source_episode"]] + shard["source_start"]
+        ended = episodes.terminations[episodes.offsets[1:] - 1] & ~source.terminations[first + episodes.lengths - 1]
+        known = np.where(ended, episodes.returns, np.nan)
+        if shard["recorded"].any():
+            known = np.where(shard["recorded"], self._undiscounted[first], known)
+        return stored_returns(known)
 
     def _gather(self, windows: Windows) -> WindowBatch:
         if self._bank is None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gta_datasets.atomic import atomic_write, read_bytes
 from gta_datasets.config import SamplingConfig, SearchConfig
@@ -153,13 +154,18 @@ class LevelSearch:
 
     def _measure(self, sampling: SamplingConfig) -> dict[str, Any]:
         setting = {"alpha": sampling.amplification, "mu": sampling.exploration, "sampler_steps": sampling.sampler_steps}
-        return setting | self._judged(Episodes.from_arrays(self._probe(sampling)))
+        probe = self._probe(sampling)
+        return setting | self._judged(Episodes.from_arrays(probe), probe.get("recorded", False))
 
-    def _judged(self, windows: Episodes) -> dict[str, float]:
-        """Mean predicted reward of a step, and share of windows with a step the model would not have expected."""
+    def _judged(self, windows: Episodes, failed: NDArray[np.bool_] | bool = False) -> dict[str, float]:
+        """Mean predicted reward of a step, and share of windows with a step the model would not have expected.
+
+        Those that `failed` (B,) count as such whatever their steps are.
+        """
         _, rewards = self._dynamics.predict(windows.observations[windows.transition_rows], windows.actions)
         worst = np.maximum.reduceat(self._dynamics.errors(windows), windows.offsets[:-1])
-        return {"reward": float(rewards.mean()), "bad_share": float((worst > self._config.auto_error).mean())}
+        bad = (worst > self._config.auto_error) | failed
+        return {"reward": float(rewards.mean()), "bad_share": float(bad.mean())}
 
 
 def load_choice(path: Path) -> dict[str, Any] | None:

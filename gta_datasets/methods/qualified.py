@@ -110,7 +110,8 @@ class Qualified:
             first, count = (np.repeat(shard[name], episodes.lengths) for name in ("stitch_start", "stitch_length"))
             errors = np.where((step >= first) & (step < first + count), errors, 0.0)
         worst: NDArray[np.float64] = np.maximum.reduceat(errors, episodes.offsets[:-1])
-        return worst
+        # A recording in the place of what was generated says nothing of that.
+        return np.where(shard["recorded"], np.inf, worst) if "recorded" in shard else worst
 
 
 def _select(shard: Shard, chosen: NDArray[np.int64]) -> Shard:

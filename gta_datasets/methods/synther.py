@@ -142,7 +142,7 @@ class SynthER:
             remedy="train longer or take more sampler_steps",
         )
         if self._limits is not None:
-            episodes = self._limits.flagged(episodes)
+            episodes = episodes.ending(self._limits.reached(episodes))
         return {
             **episodes.arrays(),
             "source_episode": np.full(size, -1, np.int64),
@@ -164,7 +164,7 @@ class SynthER:
 
     @cached_property
     def _limits(self) -> Limits | None:
-        return Limits.of(self._source.episodes) if self._config.sampling.terminations == "limits" else None
+        return Limits.of(self._source) if self._config.sampling.terminations == "limits" else None
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:

@@ -67,7 +67,7 @@ class Diffuser:
         self._length_model = LengthModel(source, config.dynamics, seed=model_seed, device=device)
         self._parts: dict[str, TrajectoryModel | LearnedModel] = {str(length): m for length, m in self._models.items()}
         self._parts["length"] = self._length_model
-        self._limits = Limits.of(source.episodes)
+        self._limits = Limits.of(source)
         self._ending_model: EndingModel | None = None
         if self._limits is None and source.episodes.terminations.any():
             self._ending_model = EndingModel(source, config.dynamics, seed=model_seed, device=device)

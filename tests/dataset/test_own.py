@@ -16,7 +16,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from gta_datasets import GTAAugmentedDataset, GTAConfig, augment, compare
 from gta_datasets.errors import ConfigError, DatasetError, UntrustedDatasetError
-from tests.builders import linear_dataset, make_dataset, write_buffers
+from tests.builders import as_dataset, linear_dataset, make_dataset, walks, write_buffers
 from tests.dataset.helpers import SOURCES
 from tests.smoke import assert_same_episode, digest_of_files, leaves, tiny
 
@@ -157,6 +157,23 @@ def test_a_name_that_cannot_be_exported_to_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(error, match=message):
         untrained.export(name)
+
+
+def test_quality_says_how_much_is_recorded(tmp_path: Path) -> None:
+    dataset = as_dataset("dataset/walks-v0", walks())
+    for mu, found in ((0.25, True), (0.01, False)):
+        augmented = tiny(dataset, cache_dir=tmp_path, mu=mu, num_transitions=4_000)
+        recorded = np.concatenate(
+            [
+                augmented.storage.pipeline.shard(number)["recorded"]
+                for number in range(augmented.storage.pipeline.plan.num_shards)
+            ]
+        )
+        assert recorded.any() == found
+        note = f"{recorded.mean():.1%} of the trajectories are recordings"
+        notes = augmented.quality(sample=10**6, novelty_sample=50).notes
+        assert any(note in each for each in notes) == found
+        assert any("are recordings" in each for each in notes) == found
 
 
 def test_quality_generates_only_what_it_measures(dataset: minari.MinariDataset, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any
 
 import numpy as np
@@ -274,7 +273,7 @@ def fallen(rows: np.ndarray, source: Source, windows: np.ndarray, row: int) -> N
 def test_a_task_ends_where_a_last_state_is_beyond_the_limits_and_nowhere_else() -> None:
     """A window of which a fall is made ends in one; that of a recorded fall which is caught does not."""
     source = linear_source(walks())
-    windows, limits = all_windows(source), Limits.of(source.episodes)
+    windows, limits = all_windows(source), Limits.of(source)
     recorded = Episodes.from_arrays(there_and_back(source, windows))
     ends = recorded.offsets[1:] - 1
     falls = np.flatnonzero(recorded.terminations[ends])
@@ -295,33 +294,23 @@ def test_a_task_ends_where_a_last_state_is_beyond_the_limits_and_nowhere_else() 
 @pytest.mark.parametrize("row", range(HORIZON))
 def test_what_goes_on_beyond_the_limits_stays_as_it_was_recorded(row: int) -> None:
     source = linear_source(walks())
-    windows, limits = all_windows(source), Limits.of(source.episodes)
+    windows, limits = all_windows(source), Limits.of(source)
     chosen = np.flatnonzero(windows.length == HORIZON)[::100]
 
     def spoil(rows: np.ndarray) -> None:
         rows[:] *= 0.5
         fallen(rows, source, chosen, row)
 
-    made = Episodes.from_arrays(there_and_back(source, windows, spoil, limits=limits))
+    shard = there_and_back(source, windows, spoil, limits=limits)
+    made = Episodes.from_arrays(shard)
     for number, expected in enumerate(cut(source, windows)):
         part = made.slice(number, number + 1)
         same = [np.array_equal(getattr(part, name), expected[name]) for name in ("observations", "actions", "rewards")]
         assert same == [number in chosen] * 3
         if number in chosen:
             np.testing.assert_array_equal(part.terminations, expected["terminations"])
-
-
-def test_a_warning_says_if_many_trajectories_stay_as_they_were_recorded() -> None:
-    source = linear_source(walks())
-    windows, limits = all_windows(source), Limits.of(source.episodes)
-    size = len(windows)
-    whole = np.flatnonzero(windows.length == HORIZON)
-    message = rf"{size // 5} of {size} generated trajectories go on in states in which the task has ended"
-    with pytest.warns(UserWarning, match=message):
-        there_and_back(source, windows, lambda rows: fallen(rows, source, whole[: size // 5], 1), limits=limits)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        there_and_back(source, windows, lambda rows: fallen(rows, source, whole[: size // 20], 1), limits=limits)
+    np.testing.assert_array_equal(np.flatnonzero(shard["recorded"]), chosen)
+    assert ((shard["asked_return"] == shard["source_return"]) == shard["recorded"]).all()
 
 
 def test_returns_beyond_float32_stay_finite() -> None:

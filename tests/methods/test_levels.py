@@ -64,6 +64,16 @@ def search(
     return LevelSearch({"generator": 1}, sampling, config, windows=source, probe=probe, dynamics=judge), tried
 
 
+def test_where_a_recording_had_to_stand_in_a_setting_was_bad(tmp_path: Path) -> None:
+    found, _ = search({(1.5, 0.5): (3.0, 0)})
+    probe = found._probe
+    found._probe = lambda settings: {**probe(settings), "recorded": np.arange(10) < 4 * (settings.mu == 0.5)}
+    found.fit(tmp_path, progress=False)
+    bad = {(each["alpha"], each["mu"]): each["bad_share"] for each in found.found["probes"]}
+    assert (bad[1.5, 0.5], bad[1.5, 0.25]) == (0.4, 0.0)
+    assert found.chosen.mu != 0.5
+
+
 def test_the_best_of_the_sound_settings_is_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found, tried = search({(1.3, 0.5): (3.0, 9), (1.5, 0.25): (2.0, 2), (1.1, 0.25): (1.0, 0)})
     assert not found.is_fitted(tmp_path)
