@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gta_datasets.data.endings import Limits
 from gta_datasets.errors import CacheError, DatasetError
 from gta_datasets.online import ATraDiffReplayBuffer
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -24,6 +25,14 @@ from tests.online.worlds import Line, line_dataset, quick_buffer
 Record = dict[str, Any]
 Load = Callable[[dict[str, Tensor], Record], ATraDiffReplayBuffer]
 REFUSED = r"damaged .*(does not hold what|holds no ATraDiffReplayBuffer|in version)"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_model_is_needed() -> Iterator[None]:
+    """Also that of terminations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Limits, "of", lambda source: None)
+        yield
 
 
 @pytest.fixture(scope="module")
