@@ -71,8 +71,8 @@ def quality(
     notes: list[str] = []
     if recorded > 0:
         notes.append(
-            f"{recorded:.1%} of the trajectories are recordings: what was generated in their place goes on where the"
-            " task has ended."
+            f"{100 * recorded:.2g} % of the trajectories are recordings: what was generated in their place goes on"
+            " where the task has ended."
         )
     if simulator is None:
         simulator = simulator_for(env_spec)

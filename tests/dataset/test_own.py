@@ -170,7 +170,7 @@ def test_quality_says_how_much_is_recorded(tmp_path: Path) -> None:
             ]
         )
         assert recorded.any() == found
-        note = f"{recorded.mean():.1%} of the trajectories are recordings"
+        note = f"{100 * recorded.mean():.2g} % of the trajectories are recordings"
         notes = augmented.quality(sample=10**6, novelty_sample=50).notes
         assert any(note in each for each in notes) == found
         assert any("are recordings" in each for each in notes) == found
