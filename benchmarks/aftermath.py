@@ -82,9 +82,8 @@ def recorded_windows(episodes: Episodes, horizon: int, number: int) -> Episodes:
 
 def judge(windows: Episodes, env: gymnasium.Env[Any, Any], policy: SquashedGaussian, seed: int) -> dict[str, Any]:
     """What becomes of the last states of windows that do not end the task."""
-    last = windows.offsets[1:] - 1
-    goes_on = ~windows.terminations[last]
-    states = windows.observations[windows.observation_offsets[1:] - 1][goes_on]
+    goes_on = ~windows.terminated
+    states = windows.observations[windows.last_rows][goes_on]
     per_step = (windows.returns / windows.lengths)[goes_on]
     lasted, earned = follow(states, env, policy, steps=HORIZONS[-1], seed=seed)
     return {

@@ -61,8 +61,7 @@ class Experiment:
 NONE = Method("None", None)
 S4RL = Method("S4RL", {"method": "s4rl"}, copies_episodes=True)
 # The authors train on what SynthER generates alone, and on four recorded parts to one stitched of DiffStitch.
-SYNTHER_DATA = {"method": "synther"}
-SYNTHER = Method("SynthER", SYNTHER_DATA, real_fraction=0.0)
+SYNTHER = Method("SynthER", {"method": "synther"}, real_fraction=0.0)
 DIFFSTITCH = Method("DiffStitch", {"method": "diffstitch"}, real_fraction=0.8)
 GTA = Method("GTA")
 FILTERED = Method("GTA, filtered", {"qualify": 0.03})
@@ -270,7 +269,7 @@ EXPERIMENTS = {
                 Method("alpha 1.3, 4 of 5 real", PAPERS["gta"], real_fraction=0.8),
                 Method("alpha 1.3, expected", {**PAPERS["gta"], "returns": "expected"}),
                 SYNTHER,
-                Method("SynthER, its ends", {**SYNTHER_DATA, **PAPERS["synther"]}, real_fraction=0.0),
+                replace(SYNTHER, name="SynthER, its ends", settings={"method": "synther", **PAPERS["synther"]}),
             ),
             ("TD3BC",),
             note=f"{OURS} `alpha` 1.3 is with the source's ends, as in the paper.",

@@ -45,9 +45,8 @@ class Limits:
             same for all.
         """
         episodes = source.episodes
-        last = episodes.observation_offsets[1:] - 1
         ended = np.zeros(len(episodes.observations), np.bool_)
-        ended[last] = episodes.terminations[episodes.offsets[1:] - 1]
+        ended[episodes.last_rows] = episodes.terminated
         if ended.sum() < FEWEST or episodes.terminations.all():
             return None
         terminal = episodes.observations[ended]
@@ -79,10 +78,10 @@ class Limits:
     def overrun(self, episodes: Episodes) -> NDArray[np.bool_]:
         """Which episodes go on after a limit was passed, (E,)."""
         passed = self.passed(episodes.observations)
-        passed[episodes.observation_offsets[1:] - 1] = False
+        passed[episodes.last_rows] = False
         overrun: NDArray[np.bool_] = np.logical_or.reduceat(passed, episodes.observation_offsets[:-1])
         return overrun
 
     def reached(self, episodes: Episodes) -> NDArray[np.bool_]:
         """Which episodes end behind a limit, (E,)."""
-        return self.passed(episodes.observations[episodes.observation_offsets[1:] - 1])
+        return self.passed(episodes.observations[episodes.last_rows])

@@ -85,6 +85,16 @@ class Episodes:
         return np.arange(self.num_transitions) + np.repeat(np.arange(self.num_episodes), self.lengths)
 
     @property
+    def last_rows(self) -> NDArray[np.int64]:
+        """Observation row of every episode's last state, (E,)."""
+        return self.observation_offsets[1:] - 1
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """Whether every episode ends in a termination, (E,)."""
+        return self.terminations[self.offsets[1:] - 1]
+
+    @property
     def next_observations(self) -> FloatArray:
         """Next observation of every transition, (N, obs_dim)."""
         return self.observations[self.transition_rows + 1]

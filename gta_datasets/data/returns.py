@@ -62,7 +62,7 @@ def n_step_returns(
     taken = np.minimum(steps, episodes.remaining)
     goes_on = taken < episodes.remaining
     recorded = np.where(goes_on, to_go[np.where(goes_on, np.arange(len(to_go)) + taken, 0)], 0.0)
-    ended = ~goes_on & np.repeat(episodes.terminations[episodes.offsets[1:] - 1], episodes.lengths)
+    ended = ~goes_on & np.repeat(episodes.terminated, episodes.lengths)
     expected = np.where(ended, 0.0, values[episodes.transition_rows + taken])
     returns: NDArray[np.float64] = to_go + discount**taken * (expected - recorded)
     return returns

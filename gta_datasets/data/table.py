@@ -77,7 +77,7 @@ class EpisodeTable:
                 first_rows = part.observation_offsets if number == _OBSERVATIONS else part.offsets
                 lines[:, number] = column.starts[place] + first_rows[:-1] * column.width
             lines[:, _LAST] = part.lengths - 1
-            lines[:, _TERMINAL] = np.where(part.terminations[part.offsets[1:] - 1], part.lengths - 1, -1)
+            lines[:, _TERMINAL] = np.where(part.terminated, part.lengths - 1, -1)
         return cls(columns, directory)
 
     @property

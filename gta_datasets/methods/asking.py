@@ -102,8 +102,7 @@ def warn_of_punished_success(source: Source, config: DataConfig) -> None:
     if source.augmented:
         return
     episodes = source.episodes
-    last = episodes.offsets[1:] - 1
-    terminated = episodes.terminations[last]
+    terminated = episodes.terminated
     if config.terminal_penalty == 0 or min(terminated.sum(), (~terminated).sum()) < FEWEST:
         return
     returns = episodes.returns

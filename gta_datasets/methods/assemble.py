@@ -65,7 +65,7 @@ def assemble_shard(
         if recorded.any():
             both = concatenate([generated, source.within_spaces(original)])
             generated = take(both, np.arange(len(windows)) + len(windows) * recorded)
-        unexplained = original.terminations[original.offsets[1:] - 1] & ~limits.reached(original)
+        unexplained = original.terminated & ~limits.reached(original)
         generated = generated.ending(limits.reached(generated) | unexplained)
     return {
         **generated.arrays(),

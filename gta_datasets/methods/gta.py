@@ -251,7 +251,7 @@ class GTA:
         """Undiscounted returns from the first step on, (B,), where known: of recordings, and up to new ends."""
         episodes, source = Episodes.from_arrays(shard), self._source.episodes
         first = source.offsets[shard["source_episode"]] + shard["source_start"]
-        ended = episodes.terminations[episodes.offsets[1:] - 1] & ~source.terminations[first + episodes.lengths - 1]
+        ended = episodes.terminated & ~source.terminations[first + episodes.lengths - 1]
         known = np.where(ended, episodes.returns, np.nan)
         if shard["recorded"].any():
             known = np.where(shard["recorded"], self._undiscounted[first], known)

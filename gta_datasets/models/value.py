@@ -77,12 +77,15 @@ class ValueModel(StateModel):
         last state counts there, (N,); and what a value of 0 is to the network.
         """
         episodes = self._source.episodes
-        last = self._inputs_of(episodes.observations[episodes.observation_offsets[1:] - 1])
-        cut = ~episodes.terminations[episodes.offsets[1:] - 1]
-        weight = np.repeat(cut, episodes.lengths) * self._discount**episodes.remaining
+        last = self._inputs_of(episodes.observations[episodes.last_rows])
+        weight = np.repeat(~episodes.terminated, episodes.lengths) * self._discount**episodes.remaining
         zero = float(self._columns.reward.forward(np.zeros((1, 1)))[0, 0])
         on_device = [
             torch.from_numpy(values).to(self._device)
-            for values in (last, np.repeat(np.arange(len(cut)), episodes.lengths), weight.astype(np.float32))
+            for values in (
+                last,
+                np.repeat(np.arange(episodes.num_episodes), episodes.lengths),
+                weight.astype(np.float32),
+            )
         ]
         return on_device[0], on_device[1], on_device[2], zero
