@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
+
+from benchmarks.stepping import Environments
 
 __all__ = ["EVALUATION_SEED", "Act", "episode_returns", "evaluation_seeds", "summary"]
 
@@ -24,27 +24,19 @@ def evaluation_seeds(episodes: int) -> list[int]:
     return [EVALUATION_SEED + number for number in range(episodes)]
 
 
-def episode_returns(
-    act: Act, environments: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[int]
-) -> NDArray[np.float64]:
-    """Sum of the rewards of one episode in every environment, (E,).
+def episode_returns(act: Act, environments: Environments, seeds: Sequence[int]) -> NDArray[np.float64]:
+    """Sum of the rewards of one episode with each of the seeds, (E,).
 
     Args:
-        act: is asked for all environments, also those whose episode is over.
-        environments: E of one kind.
-        seeds: of their episodes, E of them.
+        act: is asked for all of these, also those that are over.
+        environments: at least E of them.
+        seeds: E of them.
     """
-    space = environments[0].observation_space
-    together: Any = create_empty_array(space, len(environments))
-    observations = [env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)]
-    returns, running = np.zeros(len(environments)), np.ones(len(environments), np.bool_)
-    while running.any():
-        together = concatenate(space, observations, together)
-        actions = act(together)
-        for place in np.flatnonzero(running):
-            observations[place], reward, terminated, truncated, _ = environments[place].step(actions[place])
-            returns[place] += float(reward)
-            running[place] = not (terminated or truncated)
+    observations = environments.reset(seeds)
+    returns, over = np.zeros(len(seeds)), np.zeros(len(seeds), np.bool_)
+    while not over.all():
+        observations, rewards, over = environments.step(act(observations))
+        returns += rewards
     return returns
 
 

@@ -30,6 +30,7 @@ from benchmarks.environments import make_flat
 from benchmarks.episodes import Act, episode_returns, evaluation_seeds, summary
 from benchmarks.gtp_table import picture, table, ways
 from benchmarks.quiet import fit, import_d3rlpy
+from benchmarks.stepping import Group
 from gta_datasets.adapters import to_d3rlpy
 
 __all__ = ["act_seconds", "main"]
@@ -166,7 +167,7 @@ def evaluations(
 
 def evaluate(act: Act, environments: Sequence[gymnasium.Env[Any, Any]]) -> dict[str, float]:
     """Mean and spread of returns, and milliseconds of one action."""
-    returns = episode_returns(act, environments, evaluation_seeds(len(environments)))
+    returns = episode_returns(act, Group(environments), evaluation_seeds(len(environments)))
     size = environments[0].observation_space.shape or ()
     return {
         **summary(returns),

@@ -31,6 +31,7 @@ from benchmarks import record
 from benchmarks.episodes import episode_returns, evaluation_seeds, summary
 from benchmarks.online_table import picture, table
 from benchmarks.online_tasks import REWARDS, SHIFTS, make_env, offline_part
+from benchmarks.stepping import Group
 from gta_datasets.adapters import to_sb3
 from gta_datasets.online import ATraDiffReplayBuffer
 
@@ -188,8 +189,9 @@ class Evaluation(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps % self._every == 0:
             started = time.perf_counter()
-            seeds = evaluation_seeds(len(self._environments))
-            self.returns[str(self.num_timesteps)] = summary(episode_returns(self._act, self._environments, seeds))
+            group = Group(self._environments)
+            returns = episode_returns(self._act, group, evaluation_seeds(len(group)))
+            self.returns[str(self.num_timesteps)] = summary(returns)
             self.seconds += time.perf_counter() - started
         return True
 

@@ -15,6 +15,7 @@ from benchmarks.algorithms import ALGORITHMS
 from benchmarks.environments import evaluation_spec, facts, make_flat
 from benchmarks.episodes import EVALUATION_SEED, episode_returns, evaluation_seeds, summary
 from benchmarks.quiet import fit, import_d3rlpy
+from benchmarks.stepping import Group
 from benchmarks.units import Unit
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.tables import Table, read_table
@@ -82,12 +83,13 @@ class Prepared:
 
 
 def train_stack(
-    runs: Sequence[tuple[Prepared, Run]], device: str, checkpoints: Path, deadline: float | None
+    runs: Sequence[tuple[Prepared, Run]], device: str, threads: int, checkpoints: Path, deadline: float | None
 ) -> Iterator[dict[str, Any]]:
     """Several units at once, of one algorithm and kind of task, equal shapes, batches and numbers of updates.
 
     Each goes on where it was interrupted, also among others, and stops soon after the deadline. The
-    caller removes a unit's checkpoint when its line is written.
+    caller removes a unit's checkpoint when its line is written. While a GPU waits for evaluations, as many processes
+    as there are threads step the environments.
     """
     prepared = [each for each, _ in runs]
     first = prepared[0].identity
@@ -100,6 +102,7 @@ def train_stack(
         episodes=first["episodes"],
         seed=EVALUATION_SEED,
         device=device,
+        processes=threads if device.startswith("cuda") else 1,
     )
     kept = [checkpoint_of(each.unit, checkpoints) for each in prepared]
     trained = train_and_evaluate([run for _, run in runs], course, kept, deadline)
@@ -129,7 +132,7 @@ def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
             returns = (
                 [_asked_return(trained, task.target_return, *each) for each in zip(environments, seeds, strict=True)]
                 if known.is_transformer
-                else episode_returns(trained.predict, environments, seeds)
+                else episode_returns(trained.predict, Group(environments), seeds)
             )
             scores[done] = summary(returns)
 

@@ -245,7 +245,7 @@ def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:
     def lines() -> Iterator[dict[str, Any]]:
         nonlocal is_short
         try:
-            for line in train_stack(runs, order.device, order.checkpoints, order.deadline):
+            for line in train_stack(runs, order.device, order.threads, order.checkpoints, order.deadline):
                 del left[line["id"]]
                 yield line
         except torch.OutOfMemoryError:

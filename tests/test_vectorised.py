@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from benchmarks import adapters, record
+from benchmarks.stepping import Group
 from benchmarks.vectorised import ALGORITHMS, draws, training
 from benchmarks.vectorised import __main__ as speed
 from benchmarks.vectorised import stack as stacks
@@ -228,9 +229,9 @@ def test_episodes_in_step_are_those_one_after_the_other() -> None:
     table = dataclasses.replace(make_table(observations=11, actions=3), mean=torch.full((11,), 0.1))
     stack = Stack([Run(table, 0), Run(table, 1)], **SMALL)
     environments = [gymnasium.make("Hopper-v5") for _ in range(6)]
-    returns = evaluate(stack, table, environments, episodes=3, seed=5)
+    returns = evaluate(stack, table, Group(environments), episodes=3, seed=5)
     assert len(np.unique(returns)) == 6
-    in_turn = evaluate(stack, table, environments[:3], episodes=3, seed=5)
+    in_turn = evaluate(stack, table, Group(environments[:3]), episodes=3, seed=5)
     np.testing.assert_array_equal(in_turn, returns)
 
     def alone(run: int, number: int) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.episodes import episode_returns
+from benchmarks.stepping import Environments
 from benchmarks.vectorised.stack import Stack
 from benchmarks.vectorised.tables import Table
 
@@ -17,7 +16,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    stack: Stack, table: Table, environments: Sequence[gymnasium.Env[Any, Any]], *, episodes: int, seed: int
+    stack: Stack, table: Table, environments: Environments, *, episodes: int, seed: int
 ) -> NDArray[np.float64]:
     """Returns of some episodes of every run, (R, E).
 
@@ -34,21 +33,15 @@ def evaluate(
 
 
 def _evaluate(
-    stack: Stack,
-    part: range,
-    table: Table,
-    environments: Sequence[gymnasium.Env[Any, Any]],
-    episodes: int,
-    seed: int,
+    stack: Stack, part: range, table: Table, environments: Environments, episodes: int, seed: int
 ) -> NDArray[np.float64]:
     """Returns (n, E) of the runs of a part."""
-    number = len(part) * episodes
     # The policies of the others act too, and nobody looks.
     seen = np.zeros((stack.num_runs, episodes, table.observation_size), np.float32)
 
     def act(observations: Any) -> NDArray[np.float32]:
         seen[part.start : part.stop] = table.encode(observations).reshape(len(part), episodes, -1)
-        return stack.act(seen)[part.start : part.stop].reshape(number, -1)
+        return stack.act(seen)[part.start : part.stop].reshape(len(part) * episodes, -1)
 
     seeds = [seed + episode for _ in part for episode in range(episodes)]
-    return episode_returns(act, environments[:number], seeds).reshape(len(part), episodes)
+    return episode_returns(act, environments, seeds).reshape(len(part), episodes)

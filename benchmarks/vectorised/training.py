@@ -10,12 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import torch
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from benchmarks.episodes import summary
+from benchmarks.stepping import Environments, opened
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.evaluation import evaluate
 from benchmarks.vectorised.learner import MakeLearner
@@ -50,6 +50,8 @@ class Course:
     episodes: int  # of an evaluation of a run
     seed: int  # of the first episode of every evaluation
     device: torch.device | str = "cpu"
+    processes: int = 1
+    """That step the environments of an evaluation."""
 
     @property
     def looks(self) -> list[int]:
@@ -100,12 +102,10 @@ def train_and_evaluate(
     begun = [_begin(place, run, path, course) for place, (run, path) in enumerate(zip(runs, checkpoints, strict=True))]
     begun.sort(key=lambda each: -each.updates)
     at_once = min(len(runs), max(1, MOST_ENVIRONMENTS // course.episodes))
-    environments = [gymnasium.make(course.env_spec) for _ in range(at_once * course.episodes)]
-    for _, group in groupby(begun, key=lambda each: each.updates):
-        if deadline is None or time.time() < deadline:
-            yield from _Together(list(group), course).train(environments, deadline)
-    for env in environments:
-        env.close()
+    with opened(course.env_spec, at_once * course.episodes, course.processes) as environments:
+        for _, group in groupby(begun, key=lambda each: each.updates):
+            if deadline is None or time.time() < deadline:
+                yield from _Together(list(group), course).train(environments, deadline)
 
 
 def _begin(place: int, run: Run, path: Path, course: Course) -> _Begun:
@@ -143,7 +143,7 @@ class _Together:
                 self.stack.load(place, each.tensors, each.updates)
         self._started = time.perf_counter()
 
-    def train(self, environments: Sequence[gymnasium.Env[Any, Any]], deadline: float | None) -> Iterator[Trained]:
+    def train(self, environments: Environments, deadline: float | None) -> Iterator[Trained]:
         """Train and evaluate to the end, or until time is up."""
 
         def is_late() -> bool:
@@ -167,7 +167,7 @@ class _Together:
         for each in self._begun:
             yield Trained(each.place, each.scores, each.seconds, len(self._begun))
 
-    def _evaluate(self, look: int, environments: Sequence[gymnasium.Env[Any, Any]]) -> None:
+    def _evaluate(self, look: int, environments: Environments) -> None:
         course = self._course
         table = self._begun[0].run.table
         found = evaluate(self.stack, table, environments, episodes=course.episodes, seed=course.seed)
