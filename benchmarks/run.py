@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_ray()  # now, and not after the first look at the data
     units = select(options)
     if not units and not all(each.skipped for each in experiments_of(options.table)):
-        parser.error("no unit of these tables has that dataset, method and algorithm; --list shows all there are")
+        parser.error("no unit of these tables has that dataset, method, algorithm and seed; --list shows all there are")
     if options.list:
         _list(units, options)
         return 0
@@ -103,6 +103,7 @@ def select(options: argparse.Namespace) -> list[Unit]:
             (not options.dataset or unit.task.dataset in options.dataset)
             and (not options.method or unit.method.name in options.method)
             and (not options.algorithm or (unit.algorithm or "quality") in options.algorithm)
+            and (not options.seed or unit.seed in options.seed)
         )
         if wanted:
             units.setdefault(unit.id, unit)
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", action="append", help="only these; may be repeated")
     parser.add_argument("--method", action="append", help="only these columns of the tables; may be repeated")
     parser.add_argument("--algorithm", action="append", choices=(*ALGORITHMS, "quality"), help="only these")
+    parser.add_argument("--seed", action="append", type=int, help="only these; may be repeated")
     parser.add_argument("--workers", type=positive, default=1, help="processes; on one machine they share the threads")
     parser.add_argument(
         "--backend", choices=("process", "ray"), default="process", help="where they run: here, or on a Ray cluster"

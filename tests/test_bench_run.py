@@ -143,6 +143,16 @@ def test_a_unit_whose_data_are_bad_fails_alone(tmp_path: Path, monkeypatch: pyte
     assert done["runs_at_once"] == 1
 
 
+def test_only_what_is_asked_for_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--table", "1-gym", "--scale", "cpu", "--results", str(tmp_path), "--list", "--dataset", HOPPER]
+    assert run.main([*only, "--algorithm", "TD3BC", "--method", "GTA", "--seed", "0", "--seed", "2"]) == 0
+    names = [line.split()[1].rpartition("-")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["TD3BC-sim-hopper-medium-v0-s0", "TD3BC-sim-hopper-medium-v0-s2"]
+    with pytest.raises(SystemExit, match="2"):
+        run.main([*only, "--seed", "3"])
+    assert "no unit of these tables has that dataset, method, algorithm and seed" in capsys.readouterr().err
+
+
 def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(tmp_path, "--dataset", "sim/walker2d/medium-v0") == 0
     shown = capsys.readouterr().out
