@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,9 @@ __all__ = ["Order", "asked_to_end", "do", "waiting", "work"]
 
 RING_AGAIN = 5.0
 """Seconds after which what was not ended by an alarm gets another one."""
+
+ASK_AGAIN = 20.0
+"""Seconds after which what was not ended by SIGTERM gets another one: cleaning up may take some."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,21 @@ def work(order: Order) -> None:
 @contextmanager
 def asked_to_end() -> Iterator[None]:
     """SIGTERM ends the process as an error would, so that it cleans up."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    reminders: list[threading.Timer] = []
+
+    def end(*_: object) -> None:
+        # A finalizer that happens to be running would swallow the exit.
+        reminders.append(threading.Timer(ASK_AGAIN, os.kill, (os.getpid(), signal.SIGTERM)))
+        reminders[-1].daemon = True
+        reminders[-1].start()
+        sys.exit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
+        for reminder in reminders:
+            reminder.cancel()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,26 @@ def test_what_kills_its_process_again_and_again_has_failed(tmp_path: Path, monke
     assert start(tmp_path, *only, "--retry") == 0
     assert "error" not in lines(tmp_path)[-1]
     assert not list((tmp_path / "cache" / "benchmarks").glob("*/*"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_who_is_asked_to_end_in_a_finalizer_ends_nevertheless(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def work_with_it() -> None:
+        Asked()
+        time.sleep(30)
+
+    monkeypatch.setattr(work, "ASK_AGAIN", 0.2)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("asked once more, after the end"))
+    try:
+        with pytest.raises(SystemExit, match="143"), work.asked_to_end():
+            work_with_it()
+        time.sleep(0.3)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_who_is_asked_to_end_has_not_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
