@@ -16,6 +16,7 @@ class Scale:
     transformer_updates: int  # of Decision Transformer
     transformer_batch_size: int  # windows
     every: int  # updates between two evaluations
+    transformer_every: int  # of Decision Transformer
     batch_size: int
     seeds: int
     episodes: int  # of an evaluation; some tasks take a multiple
@@ -38,6 +39,7 @@ SCALES = {
             transformer_updates=4,
             transformer_batch_size=64,
             every=2,
+            transformer_every=1,
             batch_size=8,
             seeds=1,
             episodes=1,
@@ -56,6 +58,7 @@ SCALES = {
             transformer_updates=10_000,
             transformer_batch_size=64,
             every=30_000,
+            transformer_every=2_500,
             batch_size=256,
             seeds=3,
             episodes=10,
@@ -74,6 +77,7 @@ SCALES = {
             transformer_updates=100_000,
             transformer_batch_size=64,
             every=50_000,
+            transformer_every=10_000,
             batch_size=256,
             seeds=5,
             episodes=10,
@@ -92,6 +96,7 @@ SCALES = {
             transformer_updates=100_000,
             transformer_batch_size=1_024,
             every=50_000,
+            transformer_every=10_000,
             batch_size=1_024,
             seeds=8,
             episodes=10,

@@ -98,7 +98,7 @@ def train_stack(
         evaluation_spec(prepared[0].source),
         batch_size=first["batch_size"],
         updates=first["updates"],
-        every=prepared[0].unit.scale.every,
+        every=prepared[0].unit.every,
         episodes=first["episodes"],
         seed=EVALUATION_SEED,
         device=device,
@@ -119,7 +119,7 @@ def train_alone(prepared: Prepared, device: str) -> dict[str, Any]:
     """One unit by d3rlpy."""
     started = time.perf_counter()
     identity, task = prepared.identity, prepared.unit.task
-    known, updates, every = ALGORITHMS[identity["algorithm"]], identity["updates"], prepared.unit.scale.every
+    known, updates, every = ALGORITHMS[identity["algorithm"]], identity["updates"], prepared.unit.every
     import_d3rlpy().seed(identity["seed"])
     algorithm = known.create(
         to_d3rlpy(prepared.source), task.kind, updates=updates, batch_size=identity["batch_size"], device=device

@@ -128,6 +128,12 @@ class Unit:
         return ALGORITHMS[self.algorithm].learner(self.task.kind, self.identity["updates"])
 
     @property
+    def every(self) -> int:
+        """Updates between two evaluations."""
+        is_transformer = self.algorithm is not None and ALGORITHMS[self.algorithm].is_transformer
+        return self.scale.transformer_every if is_transformer else self.scale.every
+
+    @property
     def settings(self) -> dict[str, Any] | None:
         """What `augment` is asked for; None where there is only the source."""
         if self.method.settings is None:
