@@ -53,9 +53,19 @@ class Experiment:
     updates: int | None = None  # at most so many, where the scale has more; not of Decision Transformer
     kind: Literal["policy", "quality"] = "policy"
     tested: str = "GTA"  # the method that is tested against the others, if it is among them
+    baseline: str | None = None  # the method that all others are tested against besides
     average: str = "average"  # the paper's row of means over datasets
     skipped: str | None = None  # why it cannot be run
     note: str | None = None  # what else a reader has to know
+
+    @property
+    def tests(self) -> list[tuple[str, str]]:
+        """Names of methods whose scores are tested, the second ones those that the first are tested against."""
+        names = [method.name for method in self.methods]
+        found = [(self.tested, other) for other in names if self.tested in names and other != self.tested]
+        if self.baseline is not None:
+            found += [(each, self.baseline) for each in names if each not in (self.tested, self.baseline)]
+        return found
 
 
 NONE = Method("None", None)
@@ -272,6 +282,7 @@ EXPERIMENTS = {
                 replace(SYNTHER, name="SynthER, its ends", settings={"method": "synther", **PAPERS["synther"]}),
             ),
             ("TD3BC",),
+            baseline="None",
             note=f"{OURS} `alpha` 1.3 is with the source's ends, as in the paper.",
         ),
         Experiment(

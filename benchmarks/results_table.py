@@ -23,15 +23,20 @@ from benchmarks.units import units_of
 
 __all__ = ["PAPER", "Grid", "Row", "Runs", "grid_of", "mixtures", "score"]
 
+Scores = Mapping[tuple[str, str], Mapping[int, "Score"]]
+"""By task and method, of the seeds."""
+
 Runs = dict[tuple[str | None, str, str], list[Line]]
 """Lines by algorithm, task and method, in the order of seeds."""
 
 PAPER = Path(__file__).parent / "paper" / "gta_tables.csv"
 NOVELTY = METRICS["novelty_state_action"]
 EVERY = "mean of all"
+FEWEST = 4
+"""Runs of which an interquartile mean leaves some out."""
 FEW = 500
 """Windows of a judged sample; a cell of fewer says so."""
-VERSIONS = ("gta-datasets", "torch", "d3rlpy", "gymnasium", "mujoco", "minari")
+VERSIONS = ("gta-datasets", "torch", "numpy", "d3rlpy", "gymnasium", "mujoco", "minari")
 
 
 class Score(NamedTuple):
@@ -39,6 +44,23 @@ class Score(NamedTuple):
 
     end: float  # of the last evaluation
     later: float | None  # mean of the second half of the evaluations, if these are several: returns go up and down
+
+
+class Part(NamedTuple):
+    """What a row is of."""
+
+    names: tuple[str, ...]  # of tasks
+    seeds: frozenset[int] | None  # None: all that each method has
+    methods: frozenset[str]
+
+    def samples(self, found: Scores, method: str) -> list[list[Score]]:
+        """Scores by task, in the order of seeds."""
+        if method not in self.methods:
+            return [[] for _ in self.names]
+        return [
+            [each for seed, each in sorted(found[name, method].items()) if self.seeds is None or seed in self.seeds]
+            for name in self.names
+        ]
 
 
 class Row(NamedTuple):
@@ -89,9 +111,7 @@ def grid_of(experiment: Experiment, scale: Scale, found: Found) -> Grid:
 
 
 def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]:
-    """Scores of policies: a row per algorithm and dataset, a column per method and per test of the one that counts."""
-    hero = next((method for method in experiment.methods if method.name == experiment.tested), None)
-    others = [method for method in experiment.methods if hero is not None and method is not hero]
+    """Scores of policies: a row per algorithm and dataset, a column per method and per test."""
     rows = []
     for algorithm in experiment.algorithms:
         found = {
@@ -103,25 +123,23 @@ def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]
             for task in experiment.tasks
             for method in experiment.methods
         }
-        for names, label in [((task.name,), task.name) for task in experiment.tasks] + _together(experiment, found):
-            samples = _samples(names, found, experiment.methods)
-            shown = names[0] if len(names) == 1 else experiment.average if len(names) == len(experiment.tasks) else None
+        for part in _parts(experiment, found):
+            samples = {each.name: part.samples(found, each.name) for each in experiment.methods}
+            label, shown = _label(part, experiment)
             cells = [
                 _cell(samples[each.name], _paper(experiment, algorithm, each, shown, "d4rl_score"))
                 for each in experiment.methods
             ]
-            cells += [
-                _test(_ends(samples[hero.name]), _ends(samples[other.name])) for other in others if hero is not None
-            ]
+            cells += [_test(samples[ours], samples[theirs]) for ours, theirs in experiment.tests]
             rows.append(Row(label, algorithm, cells))
         averages = [
             _paper_part(_paper(experiment, algorithm, each, experiment.average, "d4rl_score"), 1)
             for each in experiment.methods
         ]
         if any(averages) and rows[-1].label not in (EVERY, experiment.tasks[0].name):
-            rows.append(Row(EVERY, algorithm, averages + [()] * len(others)))
+            rows.append(Row(EVERY, algorithm, averages + [()] * len(experiment.tests)))
     columns = [method.name for method in experiment.methods]
-    columns += [f"p: {hero.name} against {other.name}" for other in others if hero is not None]
+    columns += [f"p: {ours} against {theirs}" for ours, theirs in experiment.tests]
     return columns, rows
 
 
@@ -184,42 +202,40 @@ def _without_score(experiment: Experiment, runs: Runs) -> list[str]:
     ]
 
 
-def _together(
-    experiment: Experiment, found: Mapping[tuple[str, str], Mapping[int, Score]]
-) -> list[tuple[tuple[str, ...], str]]:
-    """The datasets on which all methods with any run have some, if there are several of both, and what to call them."""
-    methods = {method for (_, method), scores in found.items() if scores}
-    names = tuple(task.name for task in experiment.tasks if all(found[task.name, method] for method in methods))
-    if len(methods) < 2 or len({task.dataset for task in experiment.tasks if task.name in names}) < 2:
-        return []
-    return [(names, EVERY if len(names) == len(experiment.tasks) else f"mean of {' and '.join(names)}")]
+def _parts(experiment: Experiment, found: Scores) -> list[Part]:
+    """Every dataset, then means over the datasets and seeds that both methods of a test have, or else all methods."""
+    everybody = frozenset(method.name for method in experiment.methods)
+    parts = [Part((task.name,), None, everybody) for task in experiment.tasks]
+    measured = [method for method in everybody if any(found[task.name, method] for task in experiment.tasks)]
+    together: dict[tuple[tuple[str, ...], frozenset[int]], set[str]] = {}
+    for methods in experiment.tests or ([measured] if len(measured) > 1 else []):
+        tasks = [task for task in experiment.tasks if all(found[task.name, method] for method in methods)]
+        names = tuple(task.name for task in tasks)
+        if len({task.dataset for task in tasks}) > 1:
+            seeds = [set(found[name, method]) for name in names for method in methods]
+            together.setdefault((names, frozenset(set.intersection(*seeds))), set()).update(methods)
+    return parts + [Part(*key, frozenset(methods)) for key, methods in together.items() if key[1]]
 
 
-def _samples(
-    names: Sequence[str], found: Mapping[tuple[str, str], Mapping[int, Score]], methods: Sequence[Method]
-) -> dict[str, list[list[Score]]]:
-    """Scores by method and dataset, in the order of seeds; of several datasets, of the seeds that all of it have."""
-    measured = [scores for name in names for method in methods if (scores := found[name, method.name])]
-    common = set.intersection(*map(set, measured)) if len(names) > 1 else None
-    return {
-        method.name: [
-            [score for seed, score in sorted(found[name, method.name].items()) if common is None or seed in common]
-            for name in names
-        ]
-        for method in methods
-    }
+def _label(part: Part, experiment: Experiment) -> tuple[str, str | None]:
+    """What a row is called, and the paper's row that it stands beside, if there may be one."""
+    if len(part.names) == 1:
+        return part.names[0], part.names[0]
+    if len(part.names) == len(experiment.tasks):
+        return EVERY, experiment.average
+    return f"mean of {' and '.join(part.names)}", None
 
 
 def _cell(samples: list[list[Score]], paper: tuple[float, float | None] | None) -> tuple[str, ...]:
     if not all(samples):
         return _paper_part(paper, 1)
-    found = summarise(_ends(samples))
+    found, later = summarise(_ends(samples)), _later(samples)
     parts = [f"{_with_spread(found)} ({found.count} {'run' if found.count == 1 else 'runs'})"]
-    later = [[each.later for each in scores if each.later is not None] for scores in samples]
     if all(later):
         parts.append(f"second half {_with_spread(summarise(later))}")
-    if found.interval is not None:
-        parts.append(f"IQM {found.iqm:.1f} [{found.interval[0]:.1f}, {found.interval[1]:.1f}]")
+    if found.count >= FEWEST:
+        interval = "" if found.interval is None else f" [{found.interval[0]:.1f}, {found.interval[1]:.1f}]"
+        parts.append(f"IQM {found.iqm:.1f}{interval}")
     return (*parts, *_paper_part(paper, 1))
 
 
@@ -231,9 +247,21 @@ def _ends(samples: list[list[Score]]) -> list[list[float]]:
     return [[each.end for each in scores] for scores in samples]
 
 
-def _test(ours: list[list[float]], theirs: list[list[float]]) -> tuple[str, ...]:
-    p_value = welch(ours, theirs) if all(ours) and all(theirs) else None
-    return () if p_value is None else ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}",)
+def _later(samples: list[list[Score]]) -> list[list[float]]:
+    """None of a dataset on which nothing but ends is known."""
+    return [[each.later for each in scores if each.later is not None] for scores in samples]
+
+
+def _test(ours: list[list[Score]], theirs: list[list[Score]]) -> tuple[str, ...]:
+    """Of the ends, and of the second halves; nothing where both are the same runs."""
+    if not all(ours) or not all(theirs) or ours == theirs:
+        return ()
+    parts = []
+    for name, first, second in (("", _ends(ours), _ends(theirs)), ("second half ", _later(ours), _later(theirs))):
+        p_value = welch(first, second) if all(first) and all(second) else None
+        if p_value is not None:
+            parts.append(name + ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}"))
+    return tuple(parts)
 
 
 def _paper_part(paper: tuple[float, float | None] | None, digits: int) -> tuple[str, ...]:
@@ -253,10 +281,12 @@ def mixtures(lines: Sequence[Line]) -> list[str]:
         facts["machine"] = line.get("machine", {}).get("gpu") or "no GPU"
         if line.get("source") != line["unit"]["dataset"]:
             facts["data of another name"] = line.get("source")
+        facts["revision"] = line.get("revision")
         if "transitions" in line:
             share = line["unit"].get("share", 1.0)
             of = line["unit"]["dataset"] if share == 1 else f"{share:.0%} of {line['unit']['dataset']}"
             facts[f"transitions of {of}"] = line["transitions"]["source"]
+            facts[f"recording of {of}"] = line.get("recording")
         for name, value in facts.items():
             if value is not None:
                 seen.setdefault(name, Counter())[str(value)] += 1
