@@ -80,6 +80,11 @@ def read_all(results: Path) -> Found:
 def _check(line: Line) -> None:
     """Raise KeyError, TypeError, ValueError or AttributeError unless the line has a result or an error."""
     question_id(line["unit"])
+    for facts in ("versions", "machine", "transitions", "normalised"):
+        line.get(facts, {}).items()
+    config = line.get("config")
+    for stage in () if config is None else config.values():
+        stage.items()
     if "quality" in line:
         for sample in ("generated", "source"):
             line["quality"][sample].keys()

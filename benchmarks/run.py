@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     units = select(options)
     if not units and not all(each.skipped for each in experiments_of(options.table)):
         parser.error("no unit of these tables has that dataset, method, algorithm and seed; --list shows all there are")
-    if options.list:
-        _list(units, options)
-        return 0
     found = ledger.read_all(options.results)
     for problem in found.problems:
         print(problem, file=sys.stderr)
+    if options.list:
+        _list(units, found)
+        return 0
     possible = [unit for unit in units if unit.obstacle is None]
     for obstacle, count in Counter(unit.obstacle for unit in units if unit.obstacle is not None).items():
         print(f"skipped {count}: {obstacle}")
@@ -152,8 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list(units: Iterable[Unit], options: argparse.Namespace) -> None:
-    found = ledger.read_all(options.results)
+def _list(units: Iterable[Unit], found: ledger.Found) -> None:
     for unit in units:
         if found.answer(unit):
             state = "done"

@@ -14,6 +14,12 @@ from tests.benches import HOPPER, lines, small_hopper, start, unit_of
 _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
 
+def test_damaged_lines_are_named_in_the_list_of_units_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ledger.RUNS).write_text("{}\n")
+    start(tmp_path, "--list")
+    assert f"{tmp_path / ledger.RUNS}, line 1 is no result" in capsys.readouterr().err
+
+
 def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["--dataset", HOPPER, "--algorithm", "TD3BC", "--method", "None"]
     start(tmp_path, *only)
@@ -42,6 +48,14 @@ def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.Cap
         {"unit": {"dataset": 7, "seed": 0}},
         {"unit": {"dataset": HOPPER}},
         {"unit": None},
+        {"config": 5},
+        {"config": "x"},
+        {"config": []},
+        {"config": {"sampling": None}},
+        {"versions": None},
+        {"machine": "x"},
+        {"transitions": 7},
+        {"normalised": None},
         {"quality": {}},
         {"quality": {"generated": {}}},
         {"quality": {"generated": {}, "source": {}}},
