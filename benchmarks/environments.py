@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
+from benchmarks.datasets import recording
 from benchmarks.vectorised.tables import Encode, encoder_of
 
 __all__ = ["evaluation_spec", "facts", "make_flat"]
@@ -39,6 +40,7 @@ def facts(source: minari.MinariDataset, data: Any, spec: EnvSpec) -> dict[str, A
     return {
         "environment": spec.id,
         "source": source.id,
+        "recording": recording(source),
         "transitions": {"source": int(source.total_steps), "all": int(data.total_steps)},
     }
 

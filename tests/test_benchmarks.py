@@ -229,6 +229,9 @@ def test_what_is_in_a_dataset_is_written_down(results: Path, monkeypatch: pytest
     assert (found["episodes"], found["transitions"]) == (3, 60)
     assert found["mean_return"] == pytest.approx(np.mean(returns), abs=0.06)
     assert found["std_return"] == pytest.approx(np.std(returns, ddof=1), abs=0.06)
+    assert found["description"] == dataset.storage.metadata.get("description")
+    assert found["recording"] == datasets.recording(dataset)
+    assert found["recording"] != datasets.recording(dataset.filter_episodes(lambda episode: episode.id > 0))
 
 
 def test_levels_are_what_they_say() -> None:
