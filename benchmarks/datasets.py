@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from benchmarks import record
 from benchmarks.mazes import MAZES, Maze, search, wander
 from benchmarks.statistics import deviation
-from gta_datasets.errors import DatasetError
+from gta_datasets.errors import DatasetError, MissingExtraError
 from gta_datasets.rollouts import Policy, SquashedGaussian, Uniform, make_env, roll_out
 
 BEHAVIOUR = Path(__file__).parent / "behaviour"
@@ -64,40 +65,57 @@ REMOTE_LEVELS = ("medium", "expert")
 EVERY = 20_000  # training steps between two policies
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make or fetch one dataset, or say what is in some."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     making = actions.add_parser("make", help="make or fetch one dataset")
     making.add_argument("name", choices=NAMES)
-    making.add_argument("--steps", type=int, default=200_000, help="transitions, at least")
+    making.add_argument("--steps", type=positive, default=200_000, help="transitions, at least")
     making.add_argument("--seed", type=int, default=0)
-    making.add_argument("--workers", type=int, default=1, help="processes")
+    making.add_argument("--workers", type=positive, default=1, help="processes")
+    making.add_argument("--replace", action="store_true", help="delete what there is of this name")
     making.add_argument("--remote", action="store_true", help="fetch Farama's dataset instead")
     describing = actions.add_parser("describe", help="write sizes and returns to `results/datasets.json`")
     describing.add_argument("names", nargs="+", metavar="NAME", help="of all local Minari datasets that it is to hold")
-    arguments = parser.parse_args()
-    if arguments.action == "describe":
-        found = {name: describe(minari.load_dataset(name)) for name in arguments.names}
+    options = parser.parse_args(arguments)
+    try:
+        _act(options)
+    except (DatasetError, MissingExtraError, FileNotFoundError) as error:
+        parser.error(str(error))
+
+
+def _act(options: argparse.Namespace) -> None:
+    if options.action == "describe":
+        found = {name: describe(minari.load_dataset(name)) for name in options.names}
         print(json.dumps(found, indent=2))
         print(record.write_record("datasets", "benchmarks.datasets", {"datasets": found}))
         return
-    if arguments.remote:
-        minari.download_dataset(remote_id(arguments.name))
-        print(remote_id(arguments.name))
+    if options.remote:
+        minari.download_dataset(remote_id(options.name))
+        print(remote_id(options.name))
         return
-    dataset = make(arguments.name, steps=arguments.steps, seed=arguments.seed, workers=arguments.workers)
+    sizes = {name: getattr(options, name) for name in ("steps", "seed", "workers", "replace")}
+    dataset = make(options.name, **sizes)
     print(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} transitions")
 
 
-def make(name: str, *, steps: int, seed: int = 0, workers: int = 1) -> minari.MinariDataset:
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def make(name: str, *, steps: int, seed: int = 0, workers: int = 1, replace: bool = False) -> minari.MinariDataset:
     """Roll policies out until there are `steps` transitions, and store them under `name`.
 
     Raises:
-        DatasetError: there is a dataset of this name already.
+        DatasetError: there is a dataset of this name already, and it is not to be replaced.
     """
-    if name in minari.list_local_datasets():
-        raise DatasetError(f"the dataset {name!r} is there already; minari.delete_dataset({name!r}) removes it")
+    is_there = name in minari.list_local_datasets()
+    if is_there and not replace:
+        raise DatasetError(f"the dataset {name!r} is there already; --replace makes it anew")
     origin = origin_of(name)
     buffers: list[EpisodeBuffer] = []
     lengths: list[int] = []
@@ -109,6 +127,8 @@ def make(name: str, *, steps: int, seed: int = 0, workers: int = 1) -> minari.Mi
             buffers += mapped(partial(episode, name, seed=seed), numbers)
             lengths = [len(buffer.rewards) for buffer in buffers]
     needed = int(np.searchsorted(np.cumsum(lengths), steps)) + 1
+    if is_there:
+        minari.delete_dataset(name)
     dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
         name,
         buffers[:needed],

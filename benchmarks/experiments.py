@@ -210,6 +210,7 @@ EXPERIMENTS = {
             "novelty",
             note=NOVELTY,
         ),
+        Experiment("20", "Tests", skipped="p-values are columns of the tables, this one's of table 1"),
         _quality("21", "True rewards", GYM, JUDGED, "oracle_reward"),
         _quality("22", "Novelty of states and actions", GYM, JUDGED, "novelty_state_action", note=NOVELTY),
         _quality("23", "Dynamics", GYM, JUDGED, "dynamic_mse_x1e-2"),
@@ -310,7 +311,14 @@ TABLES = tuple(dict.fromkeys(part for name in EXPERIMENTS for part in (name.part
 """What may be asked for: the paper's tables, all parts of one together, parts, and ours."""
 
 
-def experiments_of(tables: Iterable[str] | None) -> list[Experiment]:
-    """Of the tables asked for, by name; all if none is."""
+def experiments_of(tables: Iterable[str] | None, *, remote: bool = False) -> list[Experiment]:
+    """Of the tables asked for, by name, all if none is; of remote datasets instead of ours, if wanted."""
     asked = set(tables or EXPERIMENTS)
-    return [each for name, each in EXPERIMENTS.items() if {name, name.partition("-")[0]} & asked]
+    found = [each for name, each in EXPERIMENTS.items() if {name, name.partition("-")[0]} & asked]
+    return [_remote(each) for each in found] if remote else found
+
+
+def _remote(experiment: Experiment) -> Experiment:
+    tasks = tuple(replace(task, dataset=task.remote) for task in experiment.tasks if task.remote is not None)
+    nothing = "there is no remote dataset of these kinds" if experiment.tasks and not tasks else None
+    return replace(experiment, tasks=tasks, skipped=experiment.skipped or nothing)

@@ -20,12 +20,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import ledger, record
 from benchmarks.algorithms import ALGORITHMS
 from benchmarks.cluster import connected, require_ray, work_by_ray
+from benchmarks.datasets import positive
 from benchmarks.experiments import TABLES, experiments_of
 from benchmarks.scales import SCALES
 from benchmarks.units import Unit, units_of
@@ -37,6 +39,8 @@ __all__ = ["main", "select"]
 ON_GPU = 32
 """Runs in one stack on a GPU. On a CPU they would take turns: one by one, an interruption costs less."""
 
+FILTERS = ("dataset", "method", "algorithm", "seed")
+
 SECONDS = {"s": 1, "m": 60, "h": 3_600}
 
 
@@ -46,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.backend == "ray":
         require_ray()  # now, and not after the first look at the data
-    units = select(options)
-    if not units and not all(each.skipped for each in experiments_of(options.table)):
-        parser.error("no unit of these tables has that dataset, method, algorithm and seed; --list shows all there are")
+    units = select(options, parser)
     found = ledger.read_all(options.results)
     for problem in found.problems:
         print(problem, file=sys.stderr)
@@ -91,23 +93,36 @@ def one_method_after_the_other(units: Sequence[Unit]) -> list[Unit]:
     return sorted(units, key=lambda unit: methods.index(unit.method.name))
 
 
-def select(options: argparse.Namespace) -> list[Unit]:
-    """The units asked for; what two tables share, once."""
-    experiments = experiments_of(options.table)
+def select(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Unit]:
+    """The units asked for; what two tables share, once. The parser ends the process if something is in no table."""
+    experiments = experiments_of(options.table, remote=options.remote)
     for experiment in experiments:
         if experiment.skipped is not None:
             print(f"skipped table {experiment.name}: {experiment.skipped}")
-    units = {}
-    for unit in units_of(experiments, SCALES[options.scale]):
-        wanted = (
-            (not options.dataset or unit.task.dataset in options.dataset)
-            and (not options.method or unit.method.name in options.method)
-            and (not options.algorithm or (unit.algorithm or "quality") in options.algorithm)
-            and (not options.seed or unit.seed in options.seed)
-        )
-        if wanted:
-            units.setdefault(unit.id, unit)
-    return list(units.values())
+    units = list(units_of(experiments, SCALES[options.scale]))
+    asked = {name: set(chosen) for name in FILTERS if (chosen := getattr(options, name)) is not None}
+    for name, values in asked.items() if units else ():
+        known = set().union(*(_names(unit)[name] for unit in units))
+        for unknown in values - known:
+            every = ", ".join(map(str, sorted(known)))
+            parser.error(f"--{name} {unknown}: these tables have at this scale none but {every}")
+    found: dict[str, Unit] = {}
+    for unit in units:
+        if all(_names(unit)[name] & values for name, values in asked.items()):
+            found.setdefault(unit.id, unit)
+    if units and not found:
+        parser.error(f"no unit of these tables has all of these: {', '.join(f'--{name}' for name in asked)}")
+    return list(found.values())
+
+
+def _names(unit: Unit) -> dict[str, set[Any]]:
+    """What a unit may be asked for by."""
+    return {
+        "dataset": {unit.task.dataset, unit.task.name},
+        "method": {unit.method.name},
+        "algorithm": {unit.algorithm or "quality"},
+        "seed": {unit.seed},
+    }
 
 
 def budget(text: str) -> float:
@@ -118,18 +133,12 @@ def budget(text: str) -> float:
     return float(found[1]) * SECONDS[found[2]]
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="append", choices=TABLES, metavar="NAME", help="only these; may be repeated")
     parser.add_argument("--scale", choices=SCALES, default="cpu")
-    parser.add_argument("--dataset", action="append", help="only these; may be repeated")
+    parser.add_argument("--remote", action="store_true", help="Farama's datasets instead of ours")
+    parser.add_argument("--dataset", action="append", help="only these, ours or the paper's names; may be repeated")
     parser.add_argument("--method", action="append", help="only these columns of the tables; may be repeated")
     parser.add_argument("--algorithm", action="append", choices=(*ALGORITHMS, "quality"), help="only these")
     parser.add_argument("--seed", action="append", type=int, help="only these; may be repeated")

@@ -28,6 +28,7 @@ class Scale:
     quality_sample: int  # transitions set into the simulator
     quality_novelty_sample: int  # transitions whose nearest recorded one is sought
     source_steps: int  # transitions of a dataset that is made for it, if the paper's has as many
+    least_source_steps: int  # fewer are not taken, unless the paper's has no more
 
 
 SCALES = {
@@ -51,6 +52,7 @@ SCALES = {
             quality_sample=50,
             quality_novelty_sample=50,
             source_steps=200_000,
+            least_source_steps=0,
         ),
         Scale(
             name="cpu",
@@ -70,6 +72,7 @@ SCALES = {
             quality_sample=16_384,
             quality_novelty_sample=4_096,
             source_steps=200_000,
+            least_source_steps=50_000,
         ),
         Scale(
             name="gpu",
@@ -89,6 +92,7 @@ SCALES = {
             quality_sample=100_000,
             quality_novelty_sample=4_096,
             source_steps=1_000_000,
+            least_source_steps=500_000,
         ),
         Scale(
             name="paper",
@@ -108,6 +112,7 @@ SCALES = {
             quality_sample=1_000_000,
             quality_novelty_sample=1_000_000,
             source_steps=2_000_000,
+            least_source_steps=500_000,
         ),
     )
 }

@@ -34,27 +34,36 @@ HOW = (
     "interval that draws seeds within datasets; p is of Welch's two-sided test, of the ends and of the second halves, "
     "not corrected for the number of tests, and says nothing of how data differ that are generated anew. A mean over "
     "datasets is of those datasets and seeds that both methods of a test have. 'paper' is the GTA paper's number on "
-    "D4RL's dataset of the same name. Ours are roll-outs of this project's SAC policies in Gymnasium's v5 "
-    "environments (sizes: `results/datasets.json`), scored by D4RL's references of the v2 ones: compare columns of a "
-    "row, not ours with the paper's."
+    "D4RL's dataset of the same name, and scores of locomotion are by D4RL's references of the v2 environments: "
+    "compare columns of a row, not ours with the paper's."
 )
+
+OURS = (
+    "Ours are recordings of this project's SAC policies and controllers in Gymnasium's v5 environments and "
+    "Gymnasium-Robotics' mazes; `results/datasets.json` says which, of what size, and which of them "
+    "`benchmarks.datasets` made: what it makes of the same name differs by chance alone, but for medium-replay."
+)
+
+REMOTE = "Ours are Farama's datasets."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write `<scale>.md` and a page for every table that has results; the number of tables that have."""
+    """Write `<scale>.md` or `<scale>-remote.md`, and a page for every table with results; how many these are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="append", choices=TABLES, metavar="NAME", help="only these; may be repeated")
     parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--remote", action="store_true", help="Farama's datasets instead of ours")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the ledger")
     parser.add_argument("--output", type=Path, help="folder of the tables (default: `tables` beside the ledger)")
     options = parser.parse_args(arguments)
-    chosen = experiments_of(options.table)
+    chosen = experiments_of(options.table, remote=options.remote)
     output, scale = options.output or options.results / "tables", SCALES[options.scale]
+    name, how = (f"{scale.name}-remote", f"{HOW} {REMOTE}") if options.remote else (scale.name, f"{HOW} {OURS}")
     output.mkdir(parents=True, exist_ok=True)
     found = ledger.read_all(options.results)
-    parts, shown = [f"# Tables at scale `{scale.name}`", _scale(scale), HOW], 0
+    parts, shown = [f"# Tables at scale `{scale.name}`", _scale(scale), how], 0
     for experiment in chosen:
-        page = output / f"{scale.name}-{experiment.name}.html"
+        page = output / f"{name}-{experiment.name}.html"
         for old in (page, *(_curves_beside(page, algorithm) for algorithm in experiment.algorithms)):
             old.unlink(missing_ok=True)  # its numbers may be no longer in the ledger
         grid = grid_of(experiment, scale, found)
@@ -62,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if grid.runs:
             shown += 1
             parts += [_markdown(grid), *grid.notes]
-            _page(page, grid, scale)
+            _page(page, grid, _scale(scale), how)
     if strangers := [*found.problems, *_strangers(found, scale)]:
         parts += ["## Lines that are in no table", "\n".join(f"- {text}" for text in strangers)]
-    path = output / ("-".join([scale.name, *(options.table or ())]) + ".md")
+    path = output / ("-".join([name, *(options.table or ())]) + ".md")
     path.write_text("\n\n".join(parts) + "\n")
     print(path)
     return shown
@@ -108,17 +117,17 @@ def _table(columns: Sequence[str], rows: Sequence[Row]) -> str:
     return markdown.table(["", "", *(columns[place] for place in shown)], lines, labels=2)
 
 
-def _page(path: Path, grid: Grid, scale: Scale) -> None:
+def _page(path: Path, grid: Grid, size: str, how: str) -> None:
     experiment = grid.experiment
     write_page(
         path,
         title=_title(experiment),
         summary=_state(grid),
-        size=_scale(scale),
+        size=size,
         columns=grid.columns,
         lines=[Line(row.label, row.meaning, ["; ".join(cell) or "-" for cell in row.cells]) for row in grid.rows],
         notes=grid.notes,
-        method=HOW,
+        method=how,
         pictures=list(_pictures(path, experiment, grid.runs)),
         settings={"methods": {each.name: dict(each.settings or {}) or "as it is" for each in experiment.methods}},
     )
@@ -144,7 +153,12 @@ def _curves_beside(page: Path, algorithm: str) -> Path:
 def _strangers(found: Found, scale: Scale) -> list[str]:
     """Lines that are no unit of any scale, and in what they differ from the nearest of this one."""
     units = {unit.id: unit for unit in units_of(EXPERIMENTS.values(), scale)}
-    everywhere = [unit for other in SCALES.values() for unit in units_of(EXPERIMENTS.values(), other)]
+    everywhere = [
+        unit
+        for other in SCALES.values()
+        for remote in (False, True)
+        for unit in units_of(experiments_of(None, remote=remote), other)
+    ]
     answers = {unit_id(line["unit"]) for unit in everywhere if (line := found.answer(unit))}
     elsewhere = {unit.id for unit in everywhere} - units.keys()
     sentences = []

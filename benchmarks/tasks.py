@@ -1,8 +1,9 @@
-"""The datasets of the GTA paper by its names: ours, the remote one of the same kind, and how scores are read."""
+"""The datasets of the GTA paper by its names: ours, the remote ones of the same kind, and how scores are read."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,8 +36,8 @@ class Task:
     """One dataset of a table."""
 
     name: str  # the paper's
-    dataset: str  # ours; the remote one stands in where it is on this machine and ours is not
-    remote: str | None
+    dataset: str  # ours, or the remote one where there is none of ours
+    remote: str | None  # of the same kind
     kind: str  # of GTA's settings: a key of `gta_datasets.presets.TASKS`
     reference: tuple[float, float] | None  # returns of score 0 and 100; None: those stored with the dataset
     target_return: float | None = None  # that Decision Transformer is asked for
@@ -51,7 +52,13 @@ class Task:
     @property
     def available(self) -> bool:
         """Whether the data are on this machine."""
-        return self._local() is not None
+        return dataset_path(self.dataset).exists()
+
+    @property
+    def transitions(self) -> int:
+        """Of the whole dataset on this machine."""
+        metadata = json.loads((dataset_path(self.dataset) / "data" / "metadata.json").read_text())
+        return int(metadata["total_steps"])
 
     def open(self, *, repeat_experts: bool = False) -> minari.MinariDataset:
         """The dataset, or the part of it; of a mixture with experts as often as others, if they are to be repeated.
@@ -59,11 +66,10 @@ class Task:
         Raises:
             DatasetError: it is not on this machine; says how to get it.
         """
-        name = self._local()
-        if name is None:
+        if not self.available:
             raise DatasetError(f"dataset {self.dataset!r} is not on this machine; {self.remedy(self.steps)}")
-        screen_id(name)
-        dataset: minari.MinariDataset = minari.load_dataset(name)
+        screen_id(self.dataset)
+        dataset: minari.MinariDataset = minari.load_dataset(self.dataset)
         every = dataset.episode_indices
         episodes = every[: max(1, round(self.share * len(every)))]
         if self.experts_every is not None:
@@ -83,10 +89,12 @@ class Task:
         """How to get the data, at most so many transitions where they are made."""
         ways = []
         if self.dataset in datasets.NAMES:
-            steps = min(self.steps, most)
+            steps = f"{min(self.steps, most)}{' --replace' if self.available else ''}"
             ways.append(f"`python -m benchmarks.datasets make {self.dataset} --steps {steps}` makes it")
-        if self.remote is not None:
-            ways.append(f"`minari download {self.remote}` fetches the one of the same kind")
+        if self.dataset == self.remote:
+            ways.append(f"`minari download {self.remote}` fetches it")
+        elif self.remote is not None:
+            ways.append(f"`minari download {self.remote}` fetches the one of the same kind, which --remote takes")
         return ", or ".join(ways)
 
     def normalise(self, score: float, dataset: minari.MinariDataset) -> float | None:
@@ -96,10 +104,6 @@ class Task:
             dataset.storage.metadata.get("ref_max_score"),
         )
         return None if low is None or high is None else 100 * (score - low) / (high - low)
-
-    def _local(self) -> str | None:
-        names = (self.dataset, self.remote)
-        return next((name for name in names if name is not None and dataset_path(name).exists()), None)
 
 
 TARGET_RETURNS = {"halfcheetah": 12_000.0, "hopper": 3_600.0, "walker2d": 5_000.0}
@@ -178,7 +182,7 @@ MAZE2D = tuple(
 ANTMAZE = tuple(
     Task(
         f"antmaze-{ours}-v2",
-        f"sim/antmaze/{ours}-v0",
+        f"D4RL/antmaze/{ours}-v1",
         f"D4RL/antmaze/{ours}-v1",
         "antmaze",
         (0.0, 1.0),
@@ -190,7 +194,7 @@ ANTMAZE = tuple(
 ADROIT = (
     Task(
         "pen-human-v0",
-        "human/pen/demonstrations-v0",
+        "D4RL/pen/human-v2",
         "D4RL/pen/human-v2",
         "adroit",
         (96.262799, 3076.8331),
@@ -210,7 +214,7 @@ ADROIT = (
 KITCHEN = tuple(
     Task(
         f"kitchen-{kind}-v0",
-        f"human/kitchen/{kind}-v0",
+        f"D4RL/kitchen/{kind}-v2",
         f"D4RL/kitchen/{kind}-v2",
         "kitchen",
         (0.0, 4.0),

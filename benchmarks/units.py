@@ -158,10 +158,14 @@ class Unit:
     @property
     def obstacle(self) -> str | None:
         """Why the unit cannot be run on this machine; None if it can."""
-        if self.task.available:
-            return None
-        remedy = self.task.remedy(self.scale.source_steps)
-        return f"dataset {self.task.dataset!r} is not on this machine; {remedy}"
+        task, remedy = self.task, self.task.remedy(self.scale.source_steps)
+        if not task.available:
+            return f"dataset {task.dataset!r} is not on this machine; {remedy}"
+        least = min(task.steps, self.scale.least_source_steps)
+        if task.transitions < least:
+            found = f"dataset {task.dataset!r} has {task.transitions:,} transitions"
+            return f"{found}, and scale {self.scale.name} takes no fewer than {least:,}; {remedy}"
+        return None
 
 
 @functools.cache

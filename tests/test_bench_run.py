@@ -146,11 +146,34 @@ def test_a_unit_whose_data_are_bad_fails_alone(tmp_path: Path, monkeypatch: pyte
 def test_only_what_is_asked_for_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["--table", "1-gym", "--scale", "cpu", "--results", str(tmp_path), "--list", "--dataset", HOPPER]
     assert run.main([*only, "--algorithm", "TD3BC", "--method", "GTA", "--seed", "0", "--seed", "2"]) == 0
-    names = [line.split()[1].rpartition("-")[0] for line in capsys.readouterr().out.splitlines()]
+    names = [line[8:].split()[0].rpartition("-")[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["TD3BC-sim-hopper-medium-v0-s0", "TD3BC-sim-hopper-medium-v0-s2"]
+    assert run.main([*only[:-2], "--dataset", "hopper-medium-v2", "--algorithm", "IQL", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.count("IQL-sim-hopper-medium-v0-s1-") == 6, "of six methods"
+    for wrong, error in {
+        ("--seed", "3"): "--seed 3: these tables have at this scale none but 0, 1, 2",
+        (
+            "--method",
+            "None",
+            "--method",
+            "Gta",
+        ): "--method Gta: these tables have at this scale none but DiffStitch, GTA",
+        (
+            "--dataset",
+            "sim/ant/medium-v0",
+        ): "--dataset sim/ant/medium-v0: these tables have at this scale none but half",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            run.main([*only, *wrong])
+        assert error in capsys.readouterr().err
+    both = ["--table", "11", "--table", "12", "--scale", "cpu", "--list", "--results", str(tmp_path)]
+    assert run.main([*both, "--dataset", "5%", "--seed", "0"]) == 0
+    assert capsys.readouterr().out.count("table 12, 5%") == 2
     with pytest.raises(SystemExit, match="2"):
-        run.main([*only, "--seed", "3"])
-    assert "no unit of these tables has that dataset, method, algorithm and seed" in capsys.readouterr().err
+        run.main([*both, "--dataset", "5%", "--method", "Naive Duplication"])
+    assert "no unit of these tables has all of these: --dataset, --method" in capsys.readouterr().err
+    assert run.main(["--table", "20", "--results", str(tmp_path)]) == 0
+    assert "skipped table 20: p-values are columns" in capsys.readouterr().out
 
 
 def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +182,7 @@ def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, capsys: pytest.Cap
     assert "`python -m benchmarks.datasets make sim/walker2d/medium-v0 --steps 200000` makes it" in shown
     assert "`minari download mujoco/walker2d/medium-v0` fetches the one of the same kind" in shown
     start(tmp_path, table="1-maze")
-    assert "dataset 'sim/antmaze/umaze-v0' is not on this machine; `minari download D4RL/" in capsys.readouterr().out
+    assert "dataset 'D4RL/antmaze/umaze-v1' is not on this machine; `minari download D4RL/" in capsys.readouterr().out
     with pytest.raises(DatasetError, match="not on this machine"):
         ANTMAZE[0].open()
 

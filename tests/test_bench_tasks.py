@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import datasets
 from benchmarks.algorithms import ALGORITHMS
-from benchmarks.experiments import EXPERIMENTS
+from benchmarks.experiments import EXPERIMENTS, experiments_of
 from benchmarks.results_table import PAPER
 from benchmarks.scales import SCALES
 from benchmarks.tasks import ANTMAZE, EXPERTS, GYM, MIXED, SHARES, Task
@@ -129,10 +129,33 @@ def test_hyper_parameters_follow_the_kind_of_task() -> None:
     assert config.reward_scaler.multiplier == 0.001
 
 
-def test_the_remote_dataset_stands_in_for_ours() -> None:
-    task = replace(GYM[4], remote=HOPPER)
-    assert task.dataset == "sim/hopper/medium-replay-v0"
-    assert task.open().id == HOPPER
+def test_remote_datasets_are_units_of_their_own() -> None:
+    ours, theirs = (
+        {unit.task.name: unit for unit in units_of(experiments_of(["1-gym"], remote=remote), SCALES["cpu"])}
+        for remote in (False, True)
+    )
+    assert theirs.keys() == {"halfcheetah-medium-v2", "hopper-medium-v2", "walker2d-medium-v2"}
+    assert theirs["hopper-medium-v2"].task.dataset == "mujoco/hopper/medium-v0"
+    assert {unit.id for unit in theirs.values()}.isdisjoint(unit.id for unit in ours.values())
+    assert "; `minari download mujoco/hopper/medium-v0` fetches it" in str(theirs["hopper-medium-v2"].obstacle)
+    ants = [experiments_of(["1-maze"], remote=remote)[0].tasks[3:] for remote in (False, True)]
+    assert ants == [ANTMAZE, ANTMAZE], "there are none of ours"
+    assert {each.skipped for each in experiments_of(["11"], remote=True)} == {
+        "there is no remote dataset of these kinds"
+    }
+
+
+def test_too_small_datasets_are_not_taken() -> None:
+    units = {scale: unit_of("1-gym", HOPPER, "None", scale) for scale in SCALES}
+    assert units["smoke"].obstacle is None
+    assert units["smoke"].task.transitions == units["smoke"].task.open().total_steps
+    assert units["cpu"].obstacle == (
+        f"dataset {HOPPER!r} has {units['smoke'].task.transitions:,} transitions, and scale cpu takes no fewer than "
+        f"50,000; `python -m benchmarks.datasets make {HOPPER} --steps 200000 --replace` makes it, or `minari download "
+        "mujoco/hopper/medium-v0` fetches the one of the same kind, which --remote takes"
+    )
+    few = replace(units["paper"], task=replace(units["paper"].task, steps=500))  # the paper's has no more
+    assert few.obstacle is None
 
 
 def test_a_share_is_of_the_episodes() -> None:

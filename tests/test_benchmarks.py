@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import minari
 import numpy as np
 import pytest
 import torch
@@ -216,8 +217,25 @@ def test_a_dataset_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.
         assert_same_episode(one, other)
     assert first.total_steps >= 300
     assert first.total_steps - len(first[-1].rewards) < 300
-    with pytest.raises(DatasetError, match="'sim/hopper/medium-replay-v0' is there already"):
-        datasets.make("sim/hopper/medium-replay-v0", steps=1)
+
+
+def test_a_dataset_is_replaced_only_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    name = "sim/hopper/random-v0"
+    made = {steps: datasets.make(name, steps=steps, replace=True).total_steps for steps in (1, 100)}
+    assert 1 <= made[1] < 100 <= made[100] == minari.load_dataset(name).total_steps
+    for arguments, error in {
+        ("make", name, "--steps", "300"): f"the dataset {name!r} is there already; --replace makes it anew",
+        ("make", name, "--steps", "0"): "'0' is no whole number of at least 1",
+        ("make", name, "--remote"): "there is no remote dataset of level 'random'",
+        ("describe", "sim/hopper/none-v0"): "sim/hopper/none-v0",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            datasets.main(arguments)
+        assert error in capsys.readouterr().err
+    assert minari.load_dataset(name).total_steps == made[100]
 
 
 def test_what_is_in_a_dataset_is_written_down(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
