@@ -287,6 +287,23 @@ EXPERIMENTS = {
             note=f"{OURS} `alpha` 1.3 is with the source's ends, as in the paper.",
         ),
         Experiment(
+            "maze",
+            "What matters in a maze",
+            MAZE2D[:1],
+            (
+                NONE,
+                GTA,
+                Method("GTA, alpha 1.1", {"alpha": 1.1}),
+                Method("GTA, alpha 1.0", {"alpha": 1.0}),
+                Method("GTA, mu 0.25", {"mu": 0.25}),
+                FILTERED,
+            ),
+            ("IQL",),
+            updates=30_000,
+            baseline="None",
+            note=OURS,
+        ),
+        Experiment(
             "batches",
             "GTA's data with large batches",
             GYM_MEDIUM,

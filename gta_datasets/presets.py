@@ -96,4 +96,4 @@ TASKS: Mapping[str, Mapping[str, object]] = {
     "adroit": {"alpha": 1.1, "mu": 0.1, "reweighting": "dense"},
     "kitchen": {"alpha": 1.1, "mu": 0.1, "reweighting": "sparse"},
 }
-"""The paper's settings by kind of task (GTA, appendix C): the low end of what it searched, except for locomotion."""
+"""Settings by kind of task, among those that the paper searched (GTA, appendix C)."""
