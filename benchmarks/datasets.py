@@ -3,6 +3,7 @@
 python -m benchmarks.datasets make sim/halfcheetah/medium-v0 --steps 1000000 --workers 8
 python -m benchmarks.datasets make sim/hopper/medium-expert-v0
 python -m benchmarks.datasets make sim/pointmaze/umaze-v0 --steps 1000000
+python -m benchmarks.datasets make human/door/demonstrations-v0        # which ship with the benchmarks
 python -m benchmarks.datasets make sim/walker2d/medium-v0 --remote     # Farama's dataset of this kind, from the network
 python -m benchmarks.datasets describe sim/hopper/medium-v0 sim/hopper/expert-v0     # results/datasets.json
 
@@ -23,6 +24,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import minari
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
@@ -31,10 +33,11 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from benchmarks import record
 from benchmarks.mazes import MAZES, Maze, search, wander
 from benchmarks.statistics import deviation
-from gta_datasets.errors import DatasetError, MissingExtraError
+from gta_datasets.errors import DatasetError, MissingExtraError, requires_extra
 from gta_datasets.rollouts import Policy, SquashedGaussian, Uniform, make_env, roll_out
 
 BEHAVIOUR = Path(__file__).parent / "behaviour"
+DEMONSTRATIONS = Path(__file__).parent / "demonstrations" / "door.npz"
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,12 @@ MIXTURES = {"expert-replay-20": 20, "expert-replay-10": 10}
 """Episodes of medium-replay that follow each one of an expert's."""
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert", *MIXTURES)
 MAZE, REPLAY = "pointmaze", "-replay"
-NAMES = (
+ROLLED_OUT = (
     *(f"sim/{body}/{level}-v0" for body, level in itertools.product(BODIES, LEVELS)),
     *(f"sim/{MAZE}/{size}{kind}-v0" for kind, size in itertools.product(("", REPLAY), MAZES)),
 )
+DOOR = "human/door/demonstrations-v0"
+NAMES = (*ROLLED_OUT, DOOR)
 REMOTE_LEVELS = ("medium", "expert")
 EVERY = 20_000  # training steps between two policies
 
@@ -108,7 +113,7 @@ def positive(text: str) -> int:
 
 
 def make(name: str, *, steps: int, seed: int = 0, workers: int = 1, replace: bool = False) -> minari.MinariDataset:
-    """Roll policies out until there are `steps` transitions, and store them under `name`.
+    """Roll policies out until there are `steps` transitions, and store them under `name`; or store demonstrations.
 
     Raises:
         DatasetError: there is a dataset of this name already, and it is not to be replaced.
@@ -117,6 +122,28 @@ def make(name: str, *, steps: int, seed: int = 0, workers: int = 1, replace: boo
     if is_there and not replace:
         raise DatasetError(f"the dataset {name!r} is there already; --replace makes it anew")
     origin = origin_of(name)
+    buffers = demonstrations() if name == DOOR else _rolled_out(name, steps, seed, workers)
+    if is_there:
+        minari.delete_dataset(name)
+    dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
+        name,
+        buffers,
+        env=origin.env,
+        eval_env=origin.env,
+        algorithm_name=origin.algorithm,
+        description=f"{origin.description}; {'' if name == DOOR else f'seed {seed}; '}made by benchmarks.datasets",
+        author="gta-datasets",
+        author_email="none@example.com",
+        code_permalink="https://example.com",
+        ref_min_score=origin.random_return,
+        ref_max_score=origin.expert_return,
+        data_format="hdf5",
+    )
+    return dataset
+
+
+def _rolled_out(name: str, steps: int, seed: int, workers: int) -> list[EpisodeBuffer]:
+    """The first episodes of a dataset that have so many transitions, or a few more."""
     buffers: list[EpisodeBuffer] = []
     lengths: list[int] = []
     with ExitStack() as stack:
@@ -126,24 +153,27 @@ def make(name: str, *, steps: int, seed: int = 0, workers: int = 1, replace: boo
             numbers = range(len(buffers), len(buffers) + more)
             buffers += mapped(partial(episode, name, seed=seed), numbers)
             lengths = [len(buffer.rewards) for buffer in buffers]
-    needed = int(np.searchsorted(np.cumsum(lengths), steps)) + 1
-    if is_there:
-        minari.delete_dataset(name)
-    dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
-        name,
-        buffers[:needed],
-        env=origin.env,
-        eval_env=origin.env,
-        algorithm_name=origin.algorithm,
-        description=f"{origin.description}; seed {seed}; made by benchmarks.datasets",
-        author="gta-datasets",
-        author_email="none@example.com",
-        code_permalink="https://example.com",
-        ref_min_score=origin.random_return,
-        ref_max_score=origin.expert_return,
-        data_format="hdf5",
-    )
-    return dataset
+    return buffers[: int(np.searchsorted(np.cumsum(lengths), steps)) + 1]
+
+
+def demonstrations() -> list[EpisodeBuffer]:
+    """The human demonstrations that ship."""
+    with np.load(DEMONSTRATIONS, allow_pickle=False) as found:
+        lengths, fields = found["lengths"], {name: found[name] for name in ("observations", "actions", "rewards")}
+    ends = np.cumsum(lengths)[:-1]
+    parts = {name: np.split(fields[name], ends) for name in ("actions", "rewards")}
+    observations = np.split(fields["observations"], np.cumsum(lengths + 1)[:-1])
+    return [
+        EpisodeBuffer(
+            id=number,
+            observations=observations[number],
+            actions=parts["actions"][number],
+            rewards=parts["rewards"][number],
+            terminations=np.zeros(length, np.bool_),
+            truncations=np.arange(length) == length - 1,
+        )
+        for number, length in enumerate(lengths)
+    ]
 
 
 def describe(dataset: minari.MinariDataset) -> dict[str, Any]:
@@ -183,9 +213,15 @@ def origin_of(name: str) -> Origin:
     """What is written down about a dataset of ours.
 
     Raises:
-        MissingExtraError: Gymnasium-Robotics is not installed, and the dataset is a maze.
+        MissingExtraError: Gymnasium-Robotics is not installed, and the dataset needs it.
     """
     body, level = parse(name)
+    if name == DOOR:
+        with requires_extra("robotics", "gymnasium_robotics", f"{name} needs"):
+            import gymnasium_robotics
+        gymnasium.register_envs(gymnasium_robotics)
+        about = "25 human demonstrations (DAPG, Rajeswaran et al. 2018, Apache-2.0) replayed in AdroitHandDoor-v1"
+        return Origin("AdroitHandDoor-v1", "human", about, -56.512833, 2880.5693)
     if body == MAZE:
         maze, searching = _maze(level)
         about = "a controller on its way from one random place to the next, "
@@ -234,6 +270,8 @@ def remote_id(name: str) -> str:
     body, level = parse(name)
     if body == MAZE and not _maze(level)[1]:
         return f"D4RL/{MAZE}/{level}-v2"
+    if name == DOOR:
+        return "D4RL/door/human-v2"
     if level not in REMOTE_LEVELS:
         raise DatasetError(
             f"there is no remote dataset of level {level!r}; those there are: {', '.join(REMOTE_LEVELS)}"

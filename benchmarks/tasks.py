@@ -89,8 +89,9 @@ class Task:
         """How to get the data, at most so many transitions where they are made."""
         ways = []
         if self.dataset in datasets.NAMES:
-            steps = f"{min(self.steps, most)}{' --replace' if self.available else ''}"
-            ways.append(f"`python -m benchmarks.datasets make {self.dataset} --steps {steps}` makes it")
+            steps = f" --steps {min(self.steps, most)}" if self.dataset in datasets.ROLLED_OUT else ""
+            replace = " --replace" if self.available else ""
+            ways.append(f"`python -m benchmarks.datasets make {self.dataset}{steps}{replace}` makes it")
         if self.dataset == self.remote:
             ways.append(f"`minari download {self.remote}` fetches it")
         elif self.remote is not None:
@@ -202,8 +203,8 @@ ADROIT = (
     ),
     Task(
         "door-human-v0",
-        "human/door/demonstrations-v0",
-        "D4RL/door/human-v2",
+        datasets.DOOR,
+        datasets.remote_id(datasets.DOOR),
         "adroit",
         (-56.512833, 2880.5693),
         episode_factor=10,

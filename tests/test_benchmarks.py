@@ -263,7 +263,17 @@ def test_levels_are_what_they_say() -> None:
     assert returns["expert"] > 2_000
 
 
-@pytest.mark.parametrize("name", datasets.NAMES)
+def test_demonstrations_ship(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    made = datasets.make(datasets.DOOR, steps=1)
+    assert (made.total_episodes, made.total_steps, made.env_spec.id) == (25, 6_729, "AdroitHandDoor-v1")
+    assert datasets.recording(made) == "e8331dca78", "results are of this one"
+    assert all(episode.truncations[-1] and not episode.terminations.any() for episode in made)
+    assert all(len(episode.observations) == len(episode.actions) + 1 for episode in made)
+    assert datasets.remote_id(datasets.DOOR) == "D4RL/door/human-v2"
+
+
+@pytest.mark.parametrize("name", datasets.ROLLED_OUT)
 def test_every_dataset_can_be_made(name: str) -> None:
     body, level = datasets.parse(name)
     if level != "expert":
