@@ -18,7 +18,7 @@ from benchmarks.quality import METRICS
 from benchmarks.record import Line
 from benchmarks.scales import Scale
 from benchmarks.statistics import Summary, summarise, welch
-from benchmarks.tasks import Task
+from benchmarks.tasks import Task, points
 from benchmarks.units import units_of
 
 __all__ = ["PAPER", "Grid", "Row", "Runs", "grid_of", "mixtures", "score"]
@@ -179,8 +179,7 @@ def score(line: Line, task: Task) -> Score | None:
     if task.reference is None:
         found = [line.get("normalised", {}).get(look) for look in looks]
     else:
-        low, high = task.reference
-        found = [100 * (line["returns"][look]["mean"] - low) / (high - low) for look in looks]
+        found = [points(line["returns"][look]["mean"], *task.reference) for look in looks]
     if None in found:
         return None
     half = found[len(found) // 2 :]

@@ -28,6 +28,7 @@ __all__ = [
     "MIXED",
     "SHARES",
     "Task",
+    "points",
 ]
 
 
@@ -104,7 +105,12 @@ class Task:
             dataset.storage.metadata.get("ref_min_score"),
             dataset.storage.metadata.get("ref_max_score"),
         )
-        return None if low is None or high is None else 100 * (score - low) / (high - low)
+        return None if low is None or high is None else points(score, low, high)
+
+
+def points(score: float, low: float, high: float) -> float:
+    """D4RL's normalised score, by the returns of scores 0 and 100."""
+    return 100 * (score - low) / (high - low)
 
 
 TARGET_RETURNS = {"halfcheetah": 12_000.0, "hopper": 3_600.0, "walker2d": 5_000.0}
