@@ -8,6 +8,7 @@ import signal
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from benchmarks import ledger, record, run, training, work
+from benchmarks.scales import SCALES
 from benchmarks.training import Prepared
 from benchmarks.units import Unit
 from benchmarks.vectorised import training as stack_training
@@ -305,12 +307,11 @@ def test_what_would_end_too_late_once_its_data_are_made_is_left(
     assert [line["unit"]["settings"] for line in lines(tmp_path)] == [None, *[{"method": "s4rl"}] * trained]
 
 
-@pytest.mark.parametrize("option", ["--workers=0", "--stack=-1", "--workers=two", "--method=gta"])
+@pytest.mark.parametrize("option", ["--workers=0", "--stack=-1", "--workers=two"])
 def test_what_cannot_be_meant_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["--table", "1-gym", option])
-    shown = capsys.readouterr().err
-    assert "no whole number of at least 1" in shown or "no unit of these tables has that dataset" in shown
+    assert "no whole number of at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["90", "m", "1d", "-3m"])
@@ -361,6 +362,7 @@ def test_what_was_never_done_takes_as_long_as_was_measured(
 ) -> None:
     begun: list[str | None] = []
     monkeypatch.setattr(work, "do", lambda units, *_: begun.extend(unit.algorithm for unit in units))
+    monkeypatch.setitem(SCALES, "cpu", replace(SCALES["cpu"], least_source_steps=0))
     only = ["--scale", "cpu", "--dataset", HOPPER, "--method", "None"]
     algorithms = ["--algorithm", "TD3BC", "--algorithm", "CQL"]
 
