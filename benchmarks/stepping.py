@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,9 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 __all__ = ["Environments", "Group", "Step", "opened"]
+
+PATIENCE = 5.0
+"""Seconds for processes to end in."""
 
 SPAWN = get_context("spawn")  # a fork would inherit torch's threads, and what is on a GPU
 
@@ -35,7 +39,11 @@ class Environments(Protocol):
     def __len__(self) -> int: ...
 
     def reset(self, seeds: Sequence[int]) -> Any:
-        """Begin an episode with each of these seeds, at most one per environment; a batch of first observations."""
+        """Begin an episode with each of these seeds, at most one per environment; a batch of first observations.
+
+        Raises:
+            ValueError: there are more seeds than environments.
+        """
 
     def step(self, actions: NDArray[Any]) -> Step:
         """Go on with actions `(E, A)`, for all that were reset; where an episode is over they change nothing."""
@@ -51,6 +59,8 @@ class Group:
         return len(self._environments)
 
     def reset(self, seeds: Sequence[int]) -> Any:
+        if len(seeds) > len(self):
+            raise ValueError(f"{len(seeds)} episodes in {len(self)} environments")
         self._seen = [env.reset(seed=seed)[0] for env, seed in zip(self._environments, seeds, strict=False)]
         self._over = np.zeros(len(self._seen), np.bool_)
         return self._together()
@@ -75,7 +85,11 @@ class Group:
 
 @contextmanager
 def opened(spec: EnvSpec, number: int, processes: int = 1) -> Iterator[Environments]:
-    """So many environments, spread over so many processes; what they do does not depend on how many these are."""
+    """So many environments, spread over so many processes; what they do does not depend on how many these are.
+
+    Raises:
+        RuntimeError: a process failed, now or later; says why.
+    """
     if processes == 1:
         group = Group([gymnasium.make(spec) for _ in range(number)])
         try:
@@ -87,33 +101,43 @@ def opened(spec: EnvSpec, number: int, processes: int = 1) -> Iterator[Environme
     workers: list[_Worker] = []
     try:
         workers.extend(_Worker(spec, share) for share in shares)
+        for worker in workers:
+            worker.answer()  # it is ready
         yield _Spread(workers, shares)
     finally:
         for worker in workers:
-            worker.end()
+            worker.pipe.close()  # which ends it, unless it is stuck in a step
+        patience = time.monotonic() + PATIENCE
+        for worker in workers:
+            worker.end(patience - time.monotonic())
 
 
 class _Worker:
     """A process with some environments, and the pipe to it."""
 
     def __init__(self, spec: EnvSpec, number: int) -> None:
-        self._pipe, theirs = SPAWN.Pipe()
+        self.pipe, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=_serve, args=(theirs, spec, number), daemon=True)
         self._process.start()
         theirs.close()
 
     def ask(self, what: str, argument: Any) -> None:
-        self._pipe.send((what, argument))
+        with suppress(ConnectionError):  # it is dead; the answer tells
+            self.pipe.send((what, argument))
 
     def answer(self) -> Any:
-        found, error = self._pipe.recv()
+        try:
+            found, error = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            found, error = None, f"it ended with exit code {self._process.exitcode}"
         if error is not None:
-            raise RuntimeError(f"environments in another process failed:\n{error}")
+            raise RuntimeError(f"a process with environments failed: {error}")
         return found
 
-    def end(self) -> None:
-        self._pipe.close()  # which ends it, unless it is stuck in a step
-        self._process.join(5)
+    def end(self, patience: float) -> None:
+        """Wait for its end, but not forever."""
+        self._process.join(max(0.0, patience))
         self._process.kill()
         self._process.join()
 
@@ -123,13 +147,15 @@ def _serve(pipe: Connection, spec: EnvSpec, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other end's to answer
     try:
         with opened(spec, number) as group:
+            pipe.send((None, None))
             while True:
                 what, argument = pipe.recv()
                 pipe.send((getattr(group, what)(argument), None))
     except (EOFError, ConnectionError):
         pass
     except Exception:
-        pipe.send((None, traceback.format_exc()))
+        with suppress(ConnectionError):
+            pipe.send((None, traceback.format_exc()))
 
 
 class _Spread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _hopper = pytest.fixture(scope="module", autouse=True)(small_hopper)
 
 
 class Counting(gymnasium.Env[Any, Any]):
-    """Ends after as many steps as its seed; every step is worth the action; fails at action 9."""
+    """Ends after as many steps as its seed; every step is worth the action; fails at action 9, and dies at 8."""
 
     observation_space = spaces.Dict(
         {"pair": spaces.Tuple([spaces.Discrete(100), spaces.Box(0, 100, (2,))]), "seed": spaces.Box(0, 100, ())}
@@ -39,6 +40,8 @@ class Counting(gymnasium.Env[Any, Any]):
         self.steps += 1
         if action[0] == 9:
             raise ValueError("no nines")
+        if action[0] == 8:
+            os._exit(7)
         return self._seen(), float(action[0]), self.steps == self.seed, False, {}
 
     def _seen(self) -> Any:
@@ -67,10 +70,23 @@ def test_environments_in_processes_do_what_they_do_in_one() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_what_fails_in_another_process_fails_here() -> None:
-    with pytest.raises(RuntimeError, match="no nines"), opened(SPEC, 2, 2) as spread:
-        episode_returns(lambda seen: np.full((2, 1), 9.0), spread, [1, 2])
+@pytest.mark.parametrize(("action", "why"), [(9.0, "ValueError: no nines"), (8.0, "failed: it ended with exit code 7")])
+def test_what_fails_in_another_process_fails_here(action: float, why: str) -> None:
+    with pytest.raises(RuntimeError, match=why), opened(SPEC, 2, 2) as spread:
+        episode_returns(lambda seen: np.full((2, 1), action), spread, [1, 2])
     assert not multiprocessing.active_children()
+
+
+def test_environments_that_cannot_be_made_fail_at_once() -> None:
+    with pytest.raises(RuntimeError, match="No module named 'nowhere'"), opened(EnvSpec("X-v0", "nowhere:X"), 2, 2):
+        pytest.fail("there are none")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_there_are_no_more_episodes_than_environments(processes: int) -> None:
+    with pytest.raises((ValueError, RuntimeError), match="environments"), opened(SPEC, 2, processes) as environments:
+        environments.reset([1, 2, 3])
 
 
 @pytest.mark.parametrize(("device", "processes"), [("cpu", 1), ("cuda:0", 7)])

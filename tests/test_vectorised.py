@@ -14,9 +14,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from benchmarks import adapters, record
-from benchmarks.stepping import Group
+from benchmarks.stepping import Group, opened
 from benchmarks.vectorised import ALGORITHMS, draws, training
 from benchmarks.vectorised import __main__ as speed
 from benchmarks.vectorised import stack as stacks
@@ -247,10 +248,13 @@ def test_episodes_in_step_are_those_one_after_the_other() -> None:
     np.testing.assert_allclose(returns, expected, rtol=1e-5)
 
 
-def followed(path: Path, *, every: int = 4, seeds: Sequence[int] = (0, 1)) -> list[training.Trained]:
+def followed(
+    path: Path, *, every: int = 4, seeds: Sequence[int] = (0, 1), processes: int = 1
+) -> list[training.Trained]:
     """Six updates of a few runs with evaluations, kept in a folder."""
     runs = [Run(make_table(observations=11, actions=3), seed) for seed in seeds]
     course = training.Course(IQL, gymnasium.spec("Hopper-v5"), 16, updates=6, every=every, episodes=1, seed=5)
+    course = dataclasses.replace(course, processes=processes)
     return list(training.train_and_evaluate(runs, course, [path / f"{seed}.safetensors" for seed in seeds]))
 
 
@@ -278,6 +282,19 @@ def test_an_interrupted_stack_ends_as_if_it_had_not_been(tmp_path: Path, monkeyp
     assert trained == []
     assert [list(run.scores) for run in whole] == [[4, 6], [4, 6]]
     assert [run.scores for run in resumed] == [run.scores for run in whole]
+
+
+def test_scores_do_not_depend_on_who_steps_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def noted(spec: EnvSpec, number: int, processes: int) -> Any:
+        asked.append(processes)
+        return opened(spec, number, processes)
+
+    monkeypatch.setattr(training, "opened", noted)
+    alone, spread = (followed(tmp_path / str(processes), processes=processes) for processes in (1, 2))
+    assert asked == [1, 2]
+    assert [run.scores for run in spread] == [run.scores for run in alone]
 
 
 def test_evaluations_at_other_updates_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
