@@ -100,6 +100,8 @@ PAPERS: Mapping[str, Mapping[str, Any]] = {
 }
 """The papers' choices for locomotion where the library's defaults are others, by method; those of judged data."""
 HALFCHEETAH = GYM[:1]
+NOWHERE = "-"
+"""In the place of a row of means that the paper has of other datasets."""
 OURS = "Not in the paper."
 
 
@@ -338,4 +340,5 @@ def experiments_of(tables: Iterable[str] | None, *, remote: bool = False) -> lis
 def _remote(experiment: Experiment) -> Experiment:
     tasks = tuple(replace(task, dataset=task.remote) for task in experiment.tasks if task.remote is not None)
     nothing = "there is no remote dataset of these kinds" if experiment.tasks and not tasks else None
-    return replace(experiment, tasks=tasks, skipped=experiment.skipped or nothing)
+    average = experiment.average if len(tasks) == len(experiment.tasks) else NOWHERE
+    return replace(experiment, tasks=tasks, average=average, skipped=experiment.skipped or nothing)

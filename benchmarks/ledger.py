@@ -82,6 +82,8 @@ def _check(line: Line) -> None:
     question_id(line["unit"])
     for facts in ("versions", "machine", "transitions", "normalised"):
         line.get(facts, {}).items()
+    if "transitions" in line:
+        int(line["transitions"]["source"])
     config = line.get("config")
     for stage in () if config is None else config.values():
         stage.items()

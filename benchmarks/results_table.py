@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from benchmarks.experiments import Experiment, Method
 from benchmarks.ledger import Found
 from benchmarks.quality import METRICS
-from benchmarks.record import Line
+from benchmarks.record import RESULTS, Line
 from benchmarks.scales import Scale
 from benchmarks.statistics import Summary, summarise, welch
 from benchmarks.tasks import Task, points
@@ -126,6 +127,8 @@ def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]
         for part in _parts(experiment, found):
             samples = {each.name: part.samples(found, each.name) for each in experiment.methods}
             label, shown = _label(part, experiment)
+            if any(row[:2] == (label, algorithm) for row in rows):
+                label += f" ({', '.join(each.name for each in experiment.methods if each.name in part.methods)})"
             cells = [
                 _cell(samples[each.name], _paper(experiment, algorithm, each, shown, "d4rl_score"))
                 for each in experiment.methods
@@ -136,7 +139,7 @@ def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]
             _paper_part(_paper(experiment, algorithm, each, experiment.average, "d4rl_score"), 1)
             for each in experiment.methods
         ]
-        if any(averages) and rows[-1].label not in (EVERY, experiment.tasks[0].name):
+        if any(averages) and len(experiment.tasks) > 1 and not any(row[:2] == (EVERY, algorithm) for row in rows):
             rows.append(Row(EVERY, algorithm, averages + [()] * len(experiment.tests)))
     columns = [method.name for method in experiment.methods]
     columns += [f"p: {ours} against {theirs}" for ours, theirs in experiment.tests]
@@ -208,12 +211,17 @@ def _parts(experiment: Experiment, found: Scores) -> list[Part]:
     measured = [method for method in everybody if any(found[task.name, method] for task in experiment.tasks)]
     together: dict[tuple[tuple[str, ...], frozenset[int]], set[str]] = {}
     for methods in experiment.tests or ([measured] if len(measured) > 1 else []):
-        tasks = [task for task in experiment.tasks if all(found[task.name, method] for method in methods)]
+        tasks = [task for task in experiment.tasks if _differ([found[task.name, method] for method in methods])]
         names = tuple(task.name for task in tasks)
         if len({task.dataset for task in tasks}) > 1:
             seeds = [set(found[name, method]) for name in names for method in methods]
             together.setdefault((names, frozenset(set.intersection(*seeds))), set()).update(methods)
     return parts + [Part(*key, frozenset(methods)) for key, methods in together.items() if key[1]]
+
+
+def _differ(scores: Sequence[Mapping[int, Score]]) -> bool:
+    """Whether all have some, and not the same: on some datasets two methods are one."""
+    return all(scores) and any(each != scores[0] for each in scores)
 
 
 def _label(part: Part, experiment: Experiment) -> tuple[str, str | None]:
@@ -247,8 +255,9 @@ def _ends(samples: list[list[Score]]) -> list[list[float]]:
 
 
 def _later(samples: list[list[Score]]) -> list[list[float]]:
-    """None of a dataset on which nothing but ends is known."""
-    return [[each.later for each in scores if each.later is not None] for scores in samples]
+    """None of a dataset on which nothing but the end is known of some run."""
+    later = [[each.later for each in scores] for scores in samples]
+    return [[] if None in each else each for each in later]
 
 
 def _test(ours: list[list[Score]], theirs: list[list[Score]]) -> tuple[str, ...]:
@@ -280,20 +289,30 @@ def mixtures(lines: Sequence[Line]) -> list[str]:
         facts["machine"] = line.get("machine", {}).get("gpu") or "no GPU"
         if line.get("source") != line["unit"]["dataset"]:
             facts["data of another name"] = line.get("source")
-        facts["revision"] = line.get("revision")
         if "transitions" in line:
             share = line["unit"].get("share", 1.0)
             of = line["unit"]["dataset"] if share == 1 else f"{share:.0%} of {line['unit']['dataset']}"
             facts[f"transitions of {of}"] = line["transitions"]["source"]
-            facts[f"recording of {of}"] = line.get("recording")
+            facts[f"recording of {of}"] = line.get("recording") or (
+                _recordings().get(line["source"]) if share == 1 else None
+            )
         for name, value in facts.items():
             if value is not None:
                 seen.setdefault(name, Counter())[str(value)] += 1
-    return [
+    revisions = {line.get("revision") for line in lines} - {None}
+    notes = [f"Runs of {len(revisions)} revisions of the benchmarks."] if len(revisions) > 1 else []
+    return notes + [
         f"Mixed: {name} " + ", ".join(f"{value} ({number} runs)" for value, number in sorted(counts.items())) + "."
         for name, counts in seen.items()
         if len(counts) > 1 or name == "data of another name"
     ]
+
+
+@cache
+def _recordings() -> dict[str, str]:
+    """Of the datasets that lines are of which do not name theirs."""
+    found = json.loads((RESULTS / "datasets.json").read_text())["datasets"]
+    return {name: facts["recording"] for name, facts in found.items()}
 
 
 def _paper(

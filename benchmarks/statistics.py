@@ -22,7 +22,7 @@ class Summary(NamedTuple):
     """Scores of one method."""
 
     mean: float  # of the datasets' means
-    std: float | None  # between seeds, of the mean over datasets; None for a single seed
+    std: float | None  # between seeds, of the mean over datasets, whichever seeds are taken; None for a single seed
     count: int  # seeds, or runs where there are several datasets
     iqm: float  # mean of the middle half of all runs
     interval: tuple[float, float] | None  # of the interquartile mean; None where there are too few seeds
@@ -49,21 +49,26 @@ def summarise(samples: Sequence[Sequence[float]]) -> Summary:
         )
         interval = float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
     means = float(np.mean([array.mean() for array in arrays]))
-    by_seed = _by_seed(samples)
-    std = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
+    std = float(np.sqrt(sum(array.var(ddof=1) for array in arrays)) / len(arrays)) if len(arrays[0]) > 1 else None
     return Summary(means, std, len(together), float(stats.trim_mean(together, 0.25)), interval)
 
 
 def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float | None:
-    """Two-sided p-value that both have the same mean, without assuming equal spreads.
+    """Two-sided p-value that both have the same mean over datasets, without assuming equal spreads.
 
-    Both are scores of seeds by dataset, the same seeds on each; a seed counts with its mean over them. None where there
-    are too few seeds or no spread.
+    Both are scores of seeds by dataset. Seeds of different datasets have nothing in common, so the variances of the
+    means add up, and degrees of freedom are Satterthwaite's; of one dataset this is Welch's test. None where there are
+    too few seeds or no spread.
     """
-    first, second = _by_seed(ours), _by_seed(theirs)
-    if min(len(first), len(second)) < 2 or first.std() + second.std() == 0:
+    first, second = ([np.asarray(sample, np.float64) for sample in samples] for samples in (ours, theirs))
+    if min(map(len, first + second)) < 2:
         return None
-    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+    variances = np.array([sample.var(ddof=1) / len(sample) for sample in first + second])
+    if not variances.any():
+        return None
+    difference = sum(sample.mean() for sample in first) - sum(sample.mean() for sample in second)
+    freedom = variances.sum() ** 2 / sum(variances**2 / [len(sample) - 1 for sample in first + second])
+    return float(2 * stats.t.sf(abs(difference) / np.sqrt(variances.sum()), freedom))
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -85,8 +90,3 @@ def share_above(scores: Sequence[float], levels: NDArray[np.float64]) -> NDArray
 def _interquartile_mean(*samples: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     found: NDArray[np.float64] = stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
     return found
-
-
-def _by_seed(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Mean over datasets, by seed."""
-    return np.asarray(samples, np.float64).mean(axis=0)

@@ -53,13 +53,15 @@ class Task:
     @property
     def available(self) -> bool:
         """Whether the data are on this machine."""
-        return dataset_path(self.dataset).exists()
+        return self.transitions is not None
 
     @property
-    def transitions(self) -> int:
-        """Of the whole dataset on this machine."""
-        metadata = json.loads((dataset_path(self.dataset) / "data" / "metadata.json").read_text())
-        return int(metadata["total_steps"])
+    def transitions(self) -> int | None:
+        """Of the whole dataset on this machine; None if there is none, or one that nobody finished."""
+        try:
+            return int(json.loads((dataset_path(self.dataset) / "data" / "metadata.json").read_text())["total_steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def open(self, *, repeat_experts: bool = False) -> minari.MinariDataset:
         """The dataset, or the part of it; of a mixture with experts as often as others, if they are to be repeated.

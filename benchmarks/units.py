@@ -160,7 +160,7 @@ class Unit:
     def obstacle(self) -> str | None:
         """Why the unit cannot be run on this machine; None if it can."""
         task, remedy = self.task, self.task.remedy(self.scale.source_steps)
-        if not task.available:
+        if task.transitions is None:
             return f"dataset {task.dataset!r} is not on this machine; {remedy}"
         least = min(task.steps, self.scale.least_source_steps)
         if task.dataset in datasets.ROLLED_OUT and task.transitions < least:

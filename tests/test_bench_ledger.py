@@ -55,6 +55,7 @@ def test_damaged_lines_are_named_and_left_out(tmp_path: Path, capsys: pytest.Cap
         {"versions": None},
         {"machine": "x"},
         {"transitions": 7},
+        {"transitions": {}},
         {"normalised": None},
         {"quality": {}},
         {"quality": {"generated": {}}},

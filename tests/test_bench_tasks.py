@@ -18,6 +18,7 @@ from benchmarks.training import Prepared
 from benchmarks.units import units_of
 from gta_datasets.adapters import to_d3rlpy
 from gta_datasets.adapters.corpus import Corpus
+from gta_datasets.data.screen import dataset_path
 from gta_datasets.errors import DatasetError
 from tests.benches import HOPPER, small_hopper, unit_of
 
@@ -154,6 +155,12 @@ def test_too_small_datasets_are_not_taken() -> None:
         f"50,000; `python -m benchmarks.datasets make {HOPPER} --steps 200000 --replace` makes it, or `minari download "
         "mujoco/hopper/medium-v0` fetches the one of the same kind, which --remote takes"
     )
+    metadata = dataset_path(HOPPER) / "data" / "metadata.json"
+    kept = metadata.read_text()
+    for damage in ("", "{}", '{"total_steps": null}'):  # of a dataset that somebody was making
+        metadata.write_text(damage)
+        assert f"dataset {HOPPER!r} is not on this machine; " in str(units["smoke"].obstacle)
+    metadata.write_text(kept)
     few = replace(units["paper"], task=replace(units["paper"].task, steps=500))  # the paper's has no more
     assert few.obstacle is None
 
