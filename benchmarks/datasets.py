@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     making = actions.add_parser("make", help="make or fetch one dataset")
     making.add_argument("name", choices=NAMES)
-    making.add_argument("--steps", type=positive, default=200_000, help="transitions, at least")
+    making.add_argument("--steps", type=positive, default=200_000, help="transitions, at least; not of demonstrations")
     making.add_argument("--seed", type=int, default=0)
     making.add_argument("--workers", type=positive, default=1, help="processes")
     making.add_argument("--replace", action="store_true", help="delete what there is of this name")

@@ -44,7 +44,7 @@ OURS = (
     "`benchmarks.datasets` made: what it makes of the same name differs by chance alone, but for medium-replay."
 )
 
-REMOTE = "Ours are Farama's datasets."
+REMOTE = "Our numbers here are of Farama's datasets."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
