@@ -65,6 +65,8 @@ ROLLED_OUT = (
     *(f"sim/{MAZE}/{size}{kind}-v0" for kind, size in itertools.product(("", REPLAY), MAZES)),
 )
 DOOR = "human/door/demonstrations-v0"
+DOOR_RETURNS = (-56.512833, 2880.5693)
+"""D4RL's, of scores 0 and 100."""
 NAMES = (*ROLLED_OUT, DOOR)
 REMOTE_LEVELS = ("medium", "expert")
 EVERY = 20_000  # training steps between two policies
@@ -221,7 +223,7 @@ def origin_of(name: str) -> Origin:
             import gymnasium_robotics
         gymnasium.register_envs(gymnasium_robotics)
         about = "25 human demonstrations (DAPG, Rajeswaran et al. 2018, Apache-2.0) replayed in AdroitHandDoor-v1"
-        return Origin("AdroitHandDoor-v1", "human", about, -56.512833, 2880.5693)
+        return Origin("AdroitHandDoor-v1", "human", about, *DOOR_RETURNS)
     if body == MAZE:
         maze, searching = _maze(level)
         about = "a controller on its way from one random place to the next, "

@@ -214,7 +214,7 @@ ADROIT = (
         datasets.DOOR,
         datasets.remote_id(datasets.DOOR),
         "adroit",
-        (-56.512833, 2880.5693),
+        datasets.DOOR_RETURNS,
         episode_factor=10,
         terminates=False,
     ),

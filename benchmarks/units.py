@@ -159,14 +159,15 @@ class Unit:
     @property
     def obstacle(self) -> str | None:
         """Why the unit cannot be run on this machine; None if it can."""
-        task, remedy = self.task, self.task.remedy(self.scale.source_steps)
-        if task.transitions is None:
-            return f"dataset {task.dataset!r} is not on this machine; {remedy}"
+        task, found = self.task, self.task.transitions
         least = min(task.steps, self.scale.least_source_steps)
-        if task.dataset in datasets.ROLLED_OUT and task.transitions < least:
-            found = f"dataset {task.dataset!r} has {task.transitions:,} transitions"
-            return f"{found}, and scale {self.scale.name} takes no fewer than {least:,}; {remedy}"
-        return None
+        if found is None:
+            problem = "is not on this machine"
+        elif task.dataset in datasets.ROLLED_OUT and found < least:
+            problem = f"has {found:,} transitions, and scale {self.scale.name} takes no fewer than {least:,}"
+        else:
+            return None
+        return f"dataset {task.dataset!r} {problem}; {task.remedy(self.scale.source_steps)}"
 
 
 @functools.cache

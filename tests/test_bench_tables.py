@@ -17,7 +17,6 @@ from benchmarks.charts import distributions, learning_curves
 from benchmarks.experiments import EXPERIMENTS, experiments_of
 from benchmarks.results_table import mixtures, score
 from benchmarks.scales import SCALES
-from benchmarks.statistics import share_above, summarise, welch
 from benchmarks.tasks import GYM, MAZE2D
 from benchmarks.units import Unit, units_of
 
@@ -65,52 +64,6 @@ def row(text: str, label: str, table: str = "1-gym") -> dict[str, str]:
     rows = [each.strip("| ").split(" | ") for each in part.splitlines() if each.startswith("|")]
     found = next(cells for cells in rows if cells[0] == label)
     return dict(zip(["algorithm", *(name.strip() for name in rows[0] if name.strip())], found[1:], strict=False))
-
-
-def test_summaries_of_several_datasets() -> None:
-    samples = [[1.0, 2.0, 6.0], [10.0, 12.0, 20.0]]
-    found = summarise(samples)
-    assert found.mean == pytest.approx((3 + 14) / 2)
-    assert found.std == pytest.approx(np.sqrt(np.var(samples[0], ddof=1) + np.var(samples[1], ddof=1)) / 2)
-    assert summarise([samples[0], samples[1][::-1]]).std == pytest.approx(found.std), (
-        "whichever seeds are taken together"
-    )
-    assert found.count == 6
-    assert found.iqm == pytest.approx(np.mean([2, 6, 10, 12]))  # one of six cut off at each end
-    assert found.interval is None, "of three seeds it would be too narrow"
-
-
-def test_intervals_draw_seeds_within_datasets() -> None:
-    samples = [[1.0, 2.0, 3.0, 5.0, 9.0], [21.0, 22.0, 24.0, 25.0, 30.0]]
-    rng = np.random.default_rng(1)
-    drawn = np.concatenate([rng.choice(sample, (20_000, 5)) for sample in samples], axis=1)
-    expected = np.quantile(np.sort(drawn, axis=1)[:, 2:-2].mean(axis=1), [0.025, 0.975])
-    assert summarise(samples).interval == pytest.approx(expected, abs=0.4)
-    assert summarise([sample[:4] for sample in samples]).interval is None
-
-
-def test_one_seed_has_neither_spread_nor_interval() -> None:
-    found = summarise([[3.0], [5.0]])
-    assert (found.mean, found.std, found.interval) == (4.0, None, None)
-
-
-def test_welchs_test() -> None:
-    ours, theirs = np.array([50.0, 51.0, 53.0]), np.array([44.0, 49.0, 47.0, 42.0])
-    variances = ours.var(ddof=1) / 3, theirs.var(ddof=1) / 4
-    statistic = (ours.mean() - theirs.mean()) / np.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 2 + variances[1] ** 2 / 3)
-    assert welch([ours], [theirs]) == pytest.approx(2 * stats.t.sf(statistic, freedom))
-    other = np.array([10.0, 10.0, 13.0])
-    variances = *variances, other.var(ddof=1) / 3, other.var(ddof=1) / 3
-    statistic = (ours.mean() - theirs.mean()) / np.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / sum(each**2 / size for each, size in zip(variances, (2, 3, 2, 2), strict=True))
-    assert welch([ours, other], [theirs, other[::-1]]) == pytest.approx(2 * stats.t.sf(statistic, freedom))
-    assert welch([[1.0]], [theirs]) is None
-    assert welch([[1.0, 1.0]], [[1.0, 1.0]]) is None
-
-
-def test_shares_of_runs_above_levels() -> None:
-    np.testing.assert_array_equal(share_above([1.0, 2.0, 3.0], np.array([0.0, 1.0, 2.5, 9.0])), [1, 2 / 3, 1 / 3, 0])
 
 
 def test_scores_are_normalised_by_the_references() -> None:
