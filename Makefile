@@ -35,9 +35,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(MAKE) --no-print-directory types imports
 
-# The checkers see the package as it is installed, with adapters/ inside.
+# The checkers see the package as it is installed, with adapters/ inside, and the benchmarks beside it.
 types: $(VENV)/.installed-dev build/lint
-	cd build/lint && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gta_datasets
+	cd build/lint && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gta_datasets -p benchmarks
 
 imports: $(VENV)/.installed-dev build/lint
 	cd build/lint && $(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
@@ -45,7 +45,7 @@ imports: $(VENV)/.installed-dev build/lint
 .PHONY: build/lint
 build/lint:
 	@rm -rf build/lint && mkdir -p build/lint
-	@cp -Rp gta_datasets build/lint/ && cp -Rp adapters build/lint/gta_datasets/adapters
+	@cp -Rp gta_datasets build/lint/ && cp -Rp adapters build/lint/gta_datasets/adapters && cp -Rp benchmarks build/lint/
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix

@@ -159,7 +159,7 @@ def bench_sb3(transitions: int) -> dict[str, Any]:
 
     augmented = open_dataset(transitions)
     rows = Corpus(augmented).transitions(np.arange(transitions))
-    info = [{}]
+    info: list[dict[str, Any]] = [{}]
 
     def fill() -> ReplayBuffer:
         buffer = ReplayBuffer(transitions, OBSERVATION_SPACE, ACTION_SPACE, device="cpu")
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--fit-steps", type=int, default=2_000, help="updates of TD3+BC")
     parser.add_argument("--stage", choices=("open", "d3rlpy", "sb3"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    stages = {
+    stages: dict[str, Callable[[], dict[str, Any]]] = {
         "open": lambda: opening(arguments.transitions),
         "d3rlpy": lambda: bench_d3rlpy(arguments.transitions, arguments.fit_steps),
         "sb3": lambda: bench_sb3(arguments.transitions),

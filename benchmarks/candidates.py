@@ -31,7 +31,8 @@ class _TransformerBlock(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
         x = x + gate_t * self.out(attended)
         hidden = functional.gelu(self.channel_in(self.norm(x) * (1 + scale_c) + shift_c))
-        return x + gate_c * self.channel_out(hidden)
+        found: Tensor = x + gate_c * self.channel_out(hidden)
+        return found
 
 
 class DiffusionTransformer(nn.Module):

@@ -16,7 +16,7 @@ import argparse
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,13 +27,14 @@ from typing import Any
 import gymnasium
 import minari
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from benchmarks import record
-from benchmarks.mazes import MAZES, Maze, search, wander
+from benchmarks.mazes import MAZES, Maze, register_robotics, search, wander
 from benchmarks.statistics import deviation
-from gta_datasets.errors import DatasetError, MissingExtraError, requires_extra
+from gta_datasets.errors import DatasetError, MissingExtraError
 from gta_datasets.rollouts import Policy, SquashedGaussian, Uniform, make_env, roll_out
 
 BEHAVIOUR = Path(__file__).parent / "behaviour"
@@ -64,12 +65,13 @@ ROLLED_OUT = (
     *(f"sim/{body}/{level}-v0" for body, level in itertools.product(BODIES, LEVELS)),
     *(f"sim/{MAZE}/{size}{kind}-v0" for kind, size in itertools.product(("", REPLAY), MAZES)),
 )
-DOOR = "human/door/demonstrations-v0"
+DOOR, DOOR_ENV = "human/door/demonstrations-v0", "AdroitHandDoor-v1"
 DOOR_RETURNS = (-56.512833, 2880.5693)
 """D4RL's, of scores 0 and 100."""
 NAMES = (*ROLLED_OUT, DOOR)
 REMOTE_LEVELS = ("medium", "expert")
 EVERY = 20_000  # training steps between two policies
+STEPS = 200_000  # transitions of a dataset, unless told
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     making = actions.add_parser("make", help="make or fetch one dataset")
     making.add_argument("name", choices=NAMES)
-    making.add_argument("--steps", type=positive, default=200_000, help="transitions, at least; not of demonstrations")
-    making.add_argument("--seed", type=int, default=0)
-    making.add_argument("--workers", type=positive, default=1, help="processes")
+    making.add_argument("--steps", type=positive, help=f"transitions, at least (default {STEPS:,})")
+    making.add_argument("--seed", type=int, help="of what is random (default 0)")
+    making.add_argument("--workers", type=positive, help="processes (default 1)")
     making.add_argument("--replace", action="store_true", help="delete what there is of this name")
     making.add_argument("--remote", action="store_true", help="fetch Farama's dataset instead")
     describing = actions.add_parser("describe", help="write sizes and returns to `results/datasets.json`")
@@ -102,8 +104,10 @@ def _act(options: argparse.Namespace) -> None:
         minari.download_dataset(remote_id(options.name))
         print(remote_id(options.name))
         return
-    sizes = {name: getattr(options, name) for name in ("steps", "seed", "workers", "replace")}
-    dataset = make(options.name, **sizes)
+    asked = {name: value for name in ("steps", "seed", "workers") if (value := getattr(options, name)) is not None}
+    if asked and options.name == DOOR:
+        raise DatasetError(f"{', '.join(f'--{name}' for name in asked)}: the demonstrations are what they are")
+    dataset = make(options.name, **asked, replace=options.replace)
     print(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} transitions")
 
 
@@ -114,7 +118,9 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def make(name: str, *, steps: int, seed: int = 0, workers: int = 1, replace: bool = False) -> minari.MinariDataset:
+def make(
+    name: str, *, steps: int = STEPS, seed: int = 0, workers: int = 1, replace: bool = False
+) -> minari.MinariDataset:
     """Roll policies out until there are `steps` transitions, and store them under `name`; or store demonstrations.
 
     Raises:
@@ -163,18 +169,20 @@ def demonstrations() -> list[EpisodeBuffer]:
     with np.load(DEMONSTRATIONS, allow_pickle=False) as found:
         lengths, fields = found["lengths"], {name: found[name] for name in ("observations", "actions", "rewards")}
     ends = np.cumsum(lengths)[:-1]
-    parts = {name: np.split(fields[name], ends) for name in ("actions", "rewards")}
-    observations = np.split(fields["observations"], np.cumsum(lengths + 1)[:-1])
+    # Minari stores arrays, though it declares lists.
+    parts: dict[str, list[Any]] = {name: np.split(fields[name], ends) for name in ("actions", "rewards")}
+    observations: list[Any] = np.split(fields["observations"], np.cumsum(lengths + 1)[:-1])
+    last: list[Any] = [np.arange(length) == length - 1 for length in lengths]
     return [
         EpisodeBuffer(
             id=number,
             observations=observations[number],
             actions=parts["actions"][number],
             rewards=parts["rewards"][number],
-            terminations=np.zeros(length, np.bool_),
-            truncations=np.arange(length) == length - 1,
+            terminations=np.zeros_like(last[number]),
+            truncations=last[number],
         )
-        for number, length in enumerate(lengths)
+        for number in range(len(lengths))
     ]
 
 
@@ -192,12 +200,23 @@ def describe(dataset: minari.MinariDataset) -> dict[str, Any]:
 
 
 def recording(dataset: minari.MinariDataset) -> str:
-    """A few letters that tell recordings of one name apart: a digest of all actions and rewards."""
-    digest = hashlib.blake2b(digest_size=5)
-    for episode in dataset:
-        for values in (episode.actions, episode.rewards):
-            digest.update(np.ascontiguousarray(values))
-    return digest.hexdigest()
+    """A few letters that tell recordings of one name apart: a digest of all actions and rewards.
+
+    It is kept for as long as the process lives, as many units are of one dataset, and taken again if a file changes.
+    """
+    folder = Path(dataset.storage.data_path)
+    changes = tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()))
+    key = (folder, changes, tuple(dataset.episode_indices))
+    if key not in _RECORDINGS:
+        digest = hashlib.blake2b(digest_size=5)
+        for episode in dataset:
+            for values in (episode.actions, episode.rewards):
+                digest.update(np.ascontiguousarray(values).data)
+        _RECORDINGS[key] = digest.hexdigest()
+    return _RECORDINGS[key]
+
+
+_RECORDINGS: dict[tuple[Any, ...], str] = {}
 
 
 @dataclass(frozen=True)
@@ -219,11 +238,9 @@ def origin_of(name: str) -> Origin:
     """
     body, level = parse(name)
     if name == DOOR:
-        with requires_extra("robotics", "gymnasium_robotics", f"{name} needs"):
-            import gymnasium_robotics
-        gymnasium.register_envs(gymnasium_robotics)
+        register_robotics(DOOR_ENV)
         about = "25 human demonstrations (DAPG, Rajeswaran et al. 2018, Apache-2.0) replayed in AdroitHandDoor-v1"
-        return Origin("AdroitHandDoor-v1", "human", about, *DOOR_RETURNS)
+        return Origin(DOOR_ENV, "human", about, *DOOR_RETURNS)
     if body == MAZE:
         maze, searching = _maze(level)
         about = "a controller on its way from one random place to the next, "
@@ -286,7 +303,7 @@ def _maze(level: str) -> tuple[Maze, bool]:
     return MAZES[level.removesuffix(REPLAY)], level.endswith(REPLAY)
 
 
-_env = cache(make_env)
+_env: Callable[[str], gymnasium.Env[Any, Any]] = cache(make_env)
 
 
 def behaviour(name: str) -> SquashedGaussian:
@@ -307,7 +324,7 @@ def _policies(body: str, level: str) -> tuple[Policy, ...]:
     """What acts in a dataset's episodes, in turn."""
     known = BODIES[body]
     medium, expert = (_load(body, step) for step in (known.medium, known.expert))
-    replay = (_random(body), *(_load(body, step) for step in range(EVERY, known.medium + 1, EVERY)))
+    replay: tuple[Policy, ...] = (_random(body), *(_load(body, step) for step in range(EVERY, known.medium + 1, EVERY)))
     if level == "medium-replay":
         return replay
     if level in MIXTURES:
@@ -322,7 +339,7 @@ def _load(body: str, step: int) -> SquashedGaussian:
 
 
 def _random(body: str) -> Uniform:
-    return Uniform(int(_env(BODIES[body].env_id).action_space.shape[0]))
+    return Uniform(spaces.flatdim(_env(BODIES[body].env_id).action_space))
 
 
 if __name__ == "__main__":

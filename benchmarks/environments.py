@@ -26,10 +26,12 @@ def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec:
     that reach the goal would go on and be paid for every step there, the episode ends instead, as D4RL's do.
     """
     if dataset.storage.metadata.get("eval_env_spec") is None:
-        return dataset.env_spec
+        own: EnvSpec = dataset.env_spec
+        return own
     env = dataset.recover_environment(eval_env=True)
     env.close()
-    spec: EnvSpec = env.spec
+    spec = env.spec
+    assert spec is not None  # noqa: S101 - it was made of one
     if spec.id.startswith("AntMaze"):  # D4RL's score is the share of episodes that come to the goal, where they end
         return replace(spec, kwargs={**spec.kwargs, "continuing_task": False})
     return spec
@@ -60,4 +62,5 @@ class _Flat(gymnasium.ObservationWrapper[NDArray[np.float32], Any, Any]):
 
     def observation(self, observation: Any) -> NDArray[np.float32]:
         batch: Any = create_empty_array(self._space)
-        return self._encode(concatenate(self._space, [observation], batch))[0]
+        found: NDArray[np.float32] = self._encode(concatenate(self._space, [observation], batch))[0]
+        return found

@@ -55,7 +55,7 @@ SETTINGS = (
 )
 """What tells runs apart, besides variant and seed."""
 
-GTA = {"alpha": 1.3, "terminations": "source"}
+GTA: dict[str, Any] = {"alpha": 1.3, "terminations": "source"}
 """Of GTA's data in all lines of the ledger."""
 
 
@@ -140,8 +140,9 @@ def data_of(unit: dict[str, Any], source: minari.MinariDataset) -> minari.Minari
     """The source, or the source and what GTA generates from it."""
     if unit["data"] == "source":
         return source
-    sizes = {"preset": unit["preset"], "num_transitions": unit["num_transitions"]}
-    return gta_datasets.augment(source, **sizes, **GTA, progress=False)
+    return gta_datasets.augment(
+        source, preset=unit["preset"], num_transitions=unit["num_transitions"], progress=False, **GTA
+    )
 
 
 def evaluations(

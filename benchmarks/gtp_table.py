@@ -95,7 +95,7 @@ def picture(found: Sequence[Way]) -> Figure:
             returns.axhline(means[0], color=colour, label=label, linewidth=1.6, linestyle=level)
             cost.axhline(milliseconds[0], color=colour, linewidth=1.6, linestyle=level)
             continue
-        jumps, curve = [way.steps for way in drawn], marker_of(place) + line_of(place)
+        jumps, curve = [way.steps for way in drawn if way.steps is not None], marker_of(place) + line_of(place)
         returns.plot(jumps, means, curve, color=colour, label=label, linewidth=1.6, markersize=4)
         returns.fill_between(jumps, means - spreads, means + spreads, color=colour, alpha=0.12, linewidth=0)
         cost.plot(jumps, milliseconds, curve, color=colour, linewidth=1.6, markersize=4)

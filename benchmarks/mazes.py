@@ -57,9 +57,7 @@ class Maze:
         Raises:
             MissingExtraError: Gymnasium-Robotics is not installed.
         """
-        with requires_extra("robotics", "gymnasium_robotics", f"{self.env_id} needs"):
-            import gymnasium_robotics
-        gymnasium.register_envs(gymnasium_robotics)
+        register_robotics(self.env_id)
         spec = gymnasium.spec(self.env_id)
         cells = {"#": 1, "G": "g"}
         rows = [[cells.get(cell, 0) for cell in row] for row in self.walls]
@@ -211,6 +209,17 @@ def main() -> None:
     episodes = parser.parse_args().episodes
     for size, maze in MAZES.items():
         print(size, *references(maze, episodes))
+
+
+def register_robotics(env_id: str) -> None:
+    """Have Gymnasium know the environments of Gymnasium-Robotics, of which `env_id` is one.
+
+    Raises:
+        MissingExtraError: Gymnasium-Robotics is not installed.
+    """
+    with requires_extra("robotics", "gymnasium_robotics", f"{env_id} needs"):
+        import gymnasium_robotics
+    gymnasium.register_envs(gymnasium_robotics)
 
 
 def _free_columns(line: str) -> list[int]:

@@ -13,6 +13,7 @@ learns from observations as they are, where the tables standardise them, and ste
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from d3rlpy.algos import SAC, SACConfig
@@ -111,7 +112,10 @@ class MCQImpl(SACImpl):
 
     def compute_critic_loss(self, batch: TorchMiniBatch, q_tpn: Tensor) -> MCQCriticLoss:
         bellman = super().compute_critic_loss(batch, q_tpn).critic_loss
-        states = torch.cat([batch.observations, batch.next_observations])
+        now, after = batch.observations, batch.next_observations
+        assert isinstance(now, Tensor)  # noqa: S101 - no tuples, which d3rlpy knows too
+        assert isinstance(after, Tensor)  # noqa: S101
+        states = torch.cat([now, after])
         with torch.no_grad():
             target = self._values(states, self._behaviour_actions(states)).amax(dim=2).amin(dim=0)
             actions = self._policy_actions(states)
@@ -145,7 +149,8 @@ class MCQ(SAC):
     def inner_create_impl(self, observation_shape: Shape, action_size: int) -> None:
         super().inner_create_impl(observation_shape, action_size)
         config, base = self._config, self._impl
-        options = {
+        assert base is not None  # noqa: S101 - made in the line before
+        options: dict[str, Any] = {
             "observation_shape": observation_shape,
             "action_size": action_size,
             "latent_size": 2 * action_size,

@@ -37,7 +37,7 @@ from gta_datasets.online import ATraDiffReplayBuffer
 
 __all__ = ["VARIANTS", "main", "run"]
 
-VARIANTS: Mapping[str, Mapping[str, Any] | None] = {
+VARIANTS: Mapping[str, dict[str, Any] | None] = {
     "none": None,
     "offline": None,
     "offline-half": None,

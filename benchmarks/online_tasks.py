@@ -29,9 +29,9 @@ __all__ = ["REWARDS", "SHIFTS", "Milestones", "make_env", "offline_part"]
 
 REWARDS = ("milestones", "own", "goal")
 
-Seen = Callable[[minari.EpisodeData], tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]]
-"""Observations (T + 1, O), rewards (T,) and terminations (T,) of a recorded episode as an agent would have seen them;
-T may be less than was recorded."""
+Seen = Callable[[minari.EpisodeData], tuple[Any, Any, Any]]
+"""Arrays of observations (T + 1, O), rewards (T,) and terminations (T,) of a recorded episode as an agent would have
+seen them; T may be less than was recorded."""
 
 EVERY = 1.0  # metres
 SHIFTS = {"friction": 0.5, "mass": 1.5}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import minari
@@ -59,7 +59,7 @@ def _hundredfold(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-METRICS = {
+METRICS: Mapping[str, tuple[str, Callable[[Any], float | None]]] = {
     "oracle_reward": ("Oracle reward", lambda scores: scores["oracle_reward"]),
     "dynamic_mse_x1e-2": ("Dynamics MSE x 100", lambda scores: _hundredfold(scores["dynamics_mse"])),
     "novelty_state": ("Novelty, state", lambda scores: _novelty(scores, "state")),

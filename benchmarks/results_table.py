@@ -113,7 +113,7 @@ def grid_of(experiment: Experiment, scale: Scale, found: Found) -> Grid:
 
 def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]:
     """Scores of policies: a row per algorithm and dataset, a column per method and per test."""
-    rows = []
+    rows: list[Row] = []
     for algorithm in experiment.algorithms:
         found = {
             (task.name, method.name): {
@@ -149,18 +149,20 @@ def _policies(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]
 def _quality(experiment: Experiment, runs: Runs) -> tuple[list[str], list[Row]]:
     """What generated data are like: a row per metric and dataset, a column for the source and for every method."""
     source = Method("source", None, paper="None")
-    rows = []
+    rows: list[Row] = []
     for metric in experiment.metrics:
         title, value = METRICS.get(metric, NOVELTY)
         for task in experiment.tasks:
             lines = {
                 each.name: line for each in experiment.methods for line in runs.get((None, task.name, each.name), [])
             }
-            judged = {name: (line["quality"]["generated"], line["quality"]) for name, line in lines.items()}
+            judged: dict[str, tuple[Any, Any]] = {
+                name: (line["quality"]["generated"], line["quality"]) for name, line in lines.items()
+            }
             if lines:
                 most = max((line["quality"] for line in lines.values()), key=lambda quality: quality["checked_windows"])
                 judged[source.name] = most["source"], most
-            cells = []
+            cells: list[tuple[str, ...]] = []
             for method in (source, *experiment.methods):
                 scores, quality = judged.get(method.name, (None, None))
                 number = None if scores is None else value(scores)
@@ -210,7 +212,8 @@ def _parts(experiment: Experiment, found: Scores) -> list[Part]:
     parts = [Part((task.name,), None, everybody) for task in experiment.tasks]
     measured = [method for method in everybody if any(found[task.name, method] for task in experiment.tasks)]
     together: dict[tuple[tuple[str, ...], frozenset[int]], set[str]] = {}
-    for methods in experiment.tests or ([measured] if len(measured) > 1 else []):
+    tested: Sequence[Sequence[str]] = experiment.tests or ([measured] if len(measured) > 1 else [])
+    for methods in tested:
         tasks = [task for task in experiment.tasks if _differ([found[task.name, method] for method in methods])]
         names = tuple(task.name for task in tasks)
         if len({task.dataset for task in tasks}) > 1:
@@ -237,10 +240,10 @@ def _cell(samples: list[list[Score]], paper: tuple[float, float | None] | None) 
     if not all(samples):
         return _paper_part(paper, 1)
     found, later = summarise(_ends(samples)), _later(samples)
-    parts = [f"{_with_spread(found)} ({found.count} {'run' if found.count == 1 else 'runs'})"]
+    parts = [f"{_with_spread(found)} ({found.number} {'run' if found.number == 1 else 'runs'})"]
     if all(later):
         parts.append(f"second half {_with_spread(summarise(later))}")
-    if found.count >= FEWEST:
+    if found.number >= FEWEST:
         interval = "" if found.interval is None else f" [{found.interval[0]:.1f}, {found.interval[1]:.1f}]"
         parts.append(f"IQM {found.iqm:.1f}{interval}")
     return (*parts, *_paper_part(paper, 1))
@@ -256,8 +259,8 @@ def _ends(samples: list[list[Score]]) -> list[list[float]]:
 
 def _later(samples: list[list[Score]]) -> list[list[float]]:
     """None of a dataset on which nothing but the end is known of some run."""
-    later = [[each.later for each in scores] for scores in samples]
-    return [[] if None in each else each for each in later]
+    later = [[each.later for each in scores if each.later is not None] for scores in samples]
+    return [each if len(each) == len(scores) else [] for each, scores in zip(later, samples, strict=True)]
 
 
 def _test(ours: list[list[Score]], theirs: list[list[Score]]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import gta_datasets
 from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from benchmarks.record import write_record
+from gta_datasets.config import GTAConfig
 
 PAPER = {
     "sampler": "stochastic_heun",
@@ -126,7 +127,9 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
 def networks(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every network after a training of as many operations as the preset's own takes."""
     highest, found, cache = peak(arguments.device), {}, arguments.cache_dir
-    own = augmented(arguments).config.training
+    config = augmented(arguments).config
+    assert isinstance(config, GTAConfig)  # noqa: S101 - it is the default method
+    own = config.training
     budget = own.training_steps * training_flops(arguments)
     for name in arguments.only or NETWORKS:
         build, settings = NETWORKS[name]
@@ -152,7 +155,8 @@ def training_flops(arguments: argparse.Namespace, **settings: Any) -> int:
         made = augmented(fresh, training_steps=1, warmup_steps=0, **settings)
         with FlopCounterMode(display=False) as counter:
             made.fit()
-    return counter.get_total_flops()
+    found: int = counter.get_total_flops()
+    return found
 
 
 def _networks_by(build: Callable[..., nn.Module] | None) -> contextlib.AbstractContextManager[Any]:

@@ -23,7 +23,7 @@ class Summary(NamedTuple):
 
     mean: float  # of the datasets' means
     std: float | None  # between seeds, of the mean over datasets, whichever seeds are taken; None for a single seed
-    count: int  # seeds, or runs where there are several datasets
+    number: int  # of seeds, or runs where there are several datasets
     iqm: float  # mean of the middle half of all runs
     interval: tuple[float, float] | None  # of the interquartile mean; None where there are too few seeds
 
@@ -84,7 +84,8 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def share_above(scores: Sequence[float], levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the runs that score more than each level."""
-    return (np.asarray(scores)[:, None] > levels).mean(axis=0)
+    shares: NDArray[np.float64] = (np.asarray(scores)[:, None] > levels).mean(axis=0)
+    return shares
 
 
 def _interquartile_mean(*samples: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

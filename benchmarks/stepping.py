@@ -67,7 +67,7 @@ class Group:
 
     def step(self, actions: NDArray[Any]) -> Step:
         rewards = np.zeros(len(self._seen))
-        for place in np.flatnonzero(~self._over):
+        for place in np.flatnonzero(~self._over).tolist():
             self._seen[place], rewards[place], terminated, truncated, _ = self._environments[place].step(actions[place])
             self._over[place] = terminated or truncated
         return Step(self._together(), rewards, self._over.copy())

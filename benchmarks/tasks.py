@@ -77,7 +77,7 @@ class Task:
         episodes = every[: max(1, round(self.share * len(every)))]
         if self.experts_every is not None:
             experts = episodes[:: self.experts_every]
-            more = experts.repeat(self.experts_every - 2) if repeat_experts else []
+            more = experts.repeat(self.experts_every - 2 if repeat_experts else 0)
             episodes = experts if self.experts_only else np.concatenate([episodes, more]).astype(episodes.dtype)
         if np.array_equal(episodes, every):
             return dataset

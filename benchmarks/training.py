@@ -92,9 +92,10 @@ def train_stack(
     as there are threads step the environments.
     """
     prepared = [each for each, _ in runs]
-    first = prepared[0].identity
+    first, learner = prepared[0].identity, prepared[0].unit.learner
+    assert learner is not None  # noqa: S101 - as whoever calls knows
     course = Course(
-        prepared[0].unit.learner,
+        learner,
         evaluation_spec(prepared[0].source),
         batch_size=first["batch_size"],
         updates=first["updates"],
@@ -155,6 +156,7 @@ def _asked_return(algorithm: Any, target: float | None, env: gymnasium.Env[Any, 
     reward, total, over = 0.0, 0.0, False
     while not over:
         action = policy.predict(observation, reward)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        total, over = total + float(reward), terminated or truncated
+        observation, paid, terminated, truncated, _ = env.step(action)
+        reward = float(paid)
+        total, over = total + reward, terminated or truncated
     return total

@@ -92,9 +92,9 @@ class Unit:
         fields that steer only how data are computed do not count.
         """
         today, then = self.config, line.get("config")
-        if today is None:
-            return True
         method = _method(self.settings)
+        if today is None or method is None:
+            return True
         asked = line.get("unit", {}).get("settings") or {}
         if not asked.keys() <= {"method", "task", *METHODS[method].keywords()}:
             return False  # for something that there is no longer

@@ -223,8 +223,12 @@ def do(units: Sequence[Unit], order: Order, seconds: float) -> None:
     for unit in units:
         if _is_too_late(order, seconds):
             break
+
+        def prepare(unit: Unit = unit) -> None:
+            prepared.append(_prepare(unit, order))
+
         with _until(order.deadline):
-            _attempt([unit], order, lambda unit=unit: prepared.append(_prepare(unit, order)))
+            _attempt([unit], order, prepare)
     with noted([checkpoint_of(each.unit, order.checkpoints) for each in prepared]):
         runs = [] if units[0].learner is None else _read(prepared, order)
         if _is_too_late(order, seconds):
@@ -248,7 +252,11 @@ def _read(prepared: Sequence[Prepared], order: Order) -> list[tuple[Prepared, Ru
     for each in prepared:
         if _is_too_late(order):
             break
-        _attempt([each.unit], order, lambda each=each: runs.append((each, each.run(tables))))
+
+        def read(each: Prepared = each) -> None:
+            runs.append((each, each.run(tables)))
+
+        _attempt([each.unit], order, read)
     return runs
 
 

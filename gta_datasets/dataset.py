@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from minari import MinariDataset
@@ -69,6 +69,11 @@ class GTAAugmentedDataset(MinariDataset):
         super().__init__(storage, episode_indices=np.zeros(0, np.int_))
         self._indices = None
         self._pipeline = pipeline
+
+    @property
+    def storage(self) -> AugmentedStorage:
+        """What Minari reads the episodes from."""
+        return cast("AugmentedStorage", super().storage)
 
     # Minari keeps the numbers of the episodes in this attribute; here they are counted when first asked for.
     @property

@@ -19,8 +19,8 @@ __all__ = ["Policy", "SquashedGaussian", "Uniform", "make_env", "roll_out"]
 class Policy(Protocol):
     """What decides."""
 
-    def act(self, observation: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:
-        """A random action (act_dim,) for an observation (obs_dim,)."""
+    def act(self, observation: Any, rng: np.random.Generator) -> NDArray[np.float32]:
+        """A random action (act_dim,) for an observation of the environment."""
         ...
 
 

@@ -17,7 +17,7 @@ def test_summaries_of_several_datasets() -> None:
     assert summarise([samples[0], samples[1][::-1]]).std == pytest.approx(found.std), (
         "whichever seeds are taken together"
     )
-    assert found.count == 6
+    assert found.number == 6
     assert found.iqm == pytest.approx(np.mean([2, 6, 10, 12]))  # one of six cut off at each end
     assert found.interval is None, "of three seeds it would be too narrow"
 

@@ -273,6 +273,26 @@ def test_demonstrations_ship(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert datasets.remote_id(datasets.DOOR) == "D4RL/door/human-v2"
 
 
+@pytest.mark.parametrize("option", ["steps", "seed", "workers"])
+def test_demonstrations_have_no_size_to_choose(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        datasets.main(["make", datasets.DOOR, f"--{option}", "2"])
+    assert f"--{option}: the demonstrations are what they are" in capsys.readouterr().err
+
+
+def test_a_recording_is_read_once_and_again_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, reads = linear_dataset("bench/read-once-v0", lengths=[5, 4]), []
+    read = minari.MinariDataset.iterate_episodes
+    monkeypatch.setattr(
+        minari.MinariDataset, "iterate_episodes", lambda self, *some: reads.append(1) or read(self, *some)
+    )
+    first = datasets.recording(dataset)
+    assert datasets.recording(minari.load_dataset("bench/read-once-v0")) == first
+    assert len(reads) == 1
+    minari.delete_dataset("bench/read-once-v0")
+    assert datasets.recording(linear_dataset("bench/read-once-v0", lengths=[4, 5])) != first
+
+
 @pytest.mark.parametrize("name", datasets.ROLLED_OUT)
 def test_every_dataset_can_be_made(name: str) -> None:
     body, level = datasets.parse(name)

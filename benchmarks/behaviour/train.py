@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -52,7 +53,8 @@ class _Snapshots(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.num_timesteps % self.every == 0:
-            state = self.model.policy.actor.state_dict()
+            actor: Any = self.model.policy.actor
+            state = actor.state_dict()
             weights = {}
             for theirs, ours in LAYERS.items():
                 weights[f"{ours}.weight"] = state[f"{theirs}.weight"].numpy().T

@@ -75,13 +75,9 @@ def diffuser(config: Any, setting: Setting) -> tuple[Any, Any]:
 
 def ensemble(source: Episodes, env: Any, config: Any, limit: int) -> Any:
     """The model of dynamics and rewards, trained for about `limit` steps (`scripts/mopo/train.py`)."""
-    common, buffer, transition, mopo, settings, predicting = (
-        importlib.import_module(name)
-        for name in (
-            *("common.util", "common.buffer", "models.transition_model", "algo.mopo", "config.hopper"),
-            "scripts.mopo.utils_trans",
-        )
-    )
+    names = ("common.util", "common.buffer", "models.transition_model", "algo.mopo", "config.hopper")
+    modules: list[Any] = [importlib.import_module(name) for name in (*names, "scripts.mopo.utils_trans")]
+    common, buffer, transition, mopo, settings, predicting = modules
     common.device = torch.device("cpu")
     body = config.dataset.partition("-")[0]
     ends = {"hopper": "StaticFnsHopper", "walker2d": "StaticFnsWalker2d", "halfcheetah": "StaticFnsCheetah"}[body]
@@ -133,7 +129,8 @@ def start(script: Any, episodes: Any, best: list[Any]) -> dict[str, Any]:
     episode, first, discounted_return = script.sample_traj_from_dict(best)
     found = episodes.get_full_info_traj(episode)
     piece = {name: found[name][first : first + 100] for name in ("act", "obs", "rew")}
-    return found | piece | {"original_discounted_reward": discounted_return}
+    more: dict[str, Any] = found | piece
+    return more | {"original_discounted_reward": discounted_return}
 
 
 class Remembered:

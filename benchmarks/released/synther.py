@@ -64,10 +64,9 @@ def released(setting: Setting, source: Episodes) -> dict[str, Any]:
     """Train and sample with the released code."""
     gin = importlib.import_module("gin")
     with importable(setting.checkout, *ABSENT):
-        core, script, utils = (
-            importlib.import_module(f"synther.diffusion.{name}")
-            for name in ("elucidated_diffusion", "train_diffuser", "utils")
-        )
+        names = ("elucidated_diffusion", "train_diffuser", "utils")
+        modules: list[Any] = [importlib.import_module(f"synther.diffusion.{name}") for name in names]
+    core, script, utils = modules
     core.cpu_count = lambda: 0
     utils.d4rl = SimpleNamespace(qlearning_dataset=lambda _: columns(source))
     configure(gin, setting)
