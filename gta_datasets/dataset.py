@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from gta_datasets.config import MethodConfig
 from gta_datasets.config.fields import whole_number
-from gta_datasets.data.episodes import Episodes, concatenate
+from gta_datasets.data.episodes import Episodes
 from gta_datasets.export import write_minari
-from gta_datasets.metrics import LONGEST, Quality, quality
+from gta_datasets.measuring import measure, take_sample
+from gta_datasets.metrics import Quality
 from gta_datasets.page import check_page
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.plots.drawing import figure_class
 from gta_datasets.report import write_report
-from gta_datasets.simulator import StandIn
 from gta_datasets.storage import AugmentedStorage
 from gta_datasets.workers import Backend
 
@@ -207,8 +207,8 @@ class GTAAugmentedDataset(MinariDataset):
         """
         sample, novelty_sample = whole_number("sample", sample, 1), whole_number("novelty_sample", novelty_sample, 1)
         seed = whole_number("seed", seed, 0)
-        generated, asked, recorded = self._sample(sample)
-        return self._measure(generated, asked, recorded, sample=sample, novelty_sample=novelty_sample, seed=seed)
+        taken = take_sample(self._pipeline, sample)
+        return measure(self._pipeline, taken, sample=sample, novelty_sample=novelty_sample, seed=seed)
 
     def report(self, path: str | Path, *, sample: int = 16_384, seed: int = 0) -> Quality:
         """Write the quality table and its plots to one HTML file, whose folder is made; returns the numbers.
@@ -222,68 +222,18 @@ class GTAAugmentedDataset(MinariDataset):
         sample, seed = whole_number("sample", sample, 1), whole_number("seed", seed, 0)
         figure_class()  # training and generating may take long
         page = check_page(path)
-        generated, asked, recorded = self._sample(sample)
-        found = self._measure(generated, asked, recorded, sample=sample, novelty_sample=1_024, seed=seed)
+        taken = take_sample(self._pipeline, sample)
+        found = measure(self._pipeline, taken, sample=sample, novelty_sample=1_024, seed=seed)
         write_report(
             page,
             found,
-            generated,
+            taken.generated,
             self._pipeline.source.episodes,
             title=f"{self.id}, augmented",
             config=self.config.to_dict(),
             loss_history=self._pipeline.loss_history,
         )
         return found
-
-    def _sample(self, transitions: int) -> tuple[Episodes, NDArray[np.floating[Any]] | None, float]:
-        """Whole shards that hold at least `transitions` (or all there are), the returns asked for if any were, and the
-        share of recordings among their trajectories.
-
-        Of long trajectories, of which few would do, there are more where they cost no more than reading them.
-        """
-        parts: list[Episodes] = []
-        asked: list[NDArray[np.floating[Any]]] = []
-        recorded: list[NDArray[Any]] = []
-        for number, part in enumerate(self._pipeline.generated()):
-            parts.append(part)
-            shard = self._pipeline.shard(number)
-            asked.append(shard["asked_return"][: part.num_episodes])
-            recorded.append(shard.get("recorded", np.zeros(part.num_episodes))[: part.num_episodes])
-            lengths = np.concatenate([part.lengths for part in parts])
-            varied = np.minimum(lengths, LONGEST).sum() >= transitions
-            if varied or (lengths.sum() >= transitions and not self._pipeline.holds(number + 1)):
-                break
-        returns = np.concatenate(asked)
-        share = float(np.concatenate(recorded).mean())
-        return concatenate(parts), None if np.isnan(returns).all() else returns, share
-
-    def _measure(
-        self,
-        generated: Episodes,
-        asked: NDArray[np.floating[Any]] | None,
-        recorded: float,
-        *,
-        sample: int,
-        novelty_sample: int,
-        seed: int,
-    ) -> Quality:
-        return quality(
-            generated,
-            self._pipeline.source.episodes,
-            env_spec=self.env_spec,
-            stand_in=self._stand_in,
-            asked_returns=asked,
-            recorded=recorded,
-            sample=sample,
-            novelty_sample=novelty_sample,
-            discount=self._pipeline.augmenter.discount,
-            seed=seed,
-        )
-
-    def _stand_in(self) -> StandIn:
-        """What judges rewards and dynamics where the environment cannot be set to a state."""
-        source = self._pipeline.source.episodes
-        return StandIn(self._pipeline.fitted_judge(), source.observations.shape[1], source.actions.shape[1])
 
     def to_d3rlpy(self, **options: Any) -> AugmentedReplayBuffer:
         """A d3rlpy replay buffer for any algorithm's `fit()`.
