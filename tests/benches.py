@@ -14,6 +14,10 @@ from benchmarks.scales import SCALES
 from benchmarks.units import Unit, units_of
 
 HOPPER = "sim/hopper/medium-v0"
+FOUR = [
+    *("--dataset", HOPPER, "--algorithm", "TD3BC", "--stack", "4"),
+    *("--method", "None", "--method", "S4RL", "--method", "SynthER", "--method", "GTA"),
+]
 
 
 def small_hopper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

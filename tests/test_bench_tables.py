@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +11,12 @@ import pytest
 from scipy import stats
 
 from benchmarks import ledger, tables
-from benchmarks.charts import distributions, learning_curves
 from benchmarks.experiments import EXPERIMENTS, experiments_of
 from benchmarks.results_table import mixtures, score
 from benchmarks.scales import SCALES
 from benchmarks.tasks import GYM, MAZE2D
 from benchmarks.units import Unit, units_of
-
-VERSIONS = {"gta-datasets": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6", "mujoco": "3.11.0"}
-
-
-def line(unit: Unit, points: float, **changes: Any) -> dict[str, Any]:
-    """A line whose policy ends at some points, having been at half of them before."""
-    low, high = unit.task.reference or (0, 100)
-    returns = {
-        str(updates): {"mean": low + (high - low) * share * points / 100, "std": 1.0}
-        for updates, share in ((30_000, 0.5), (300_000, 1.0))
-    }
-    return {
-        "id": unit.id, "unit": unit.identity, "returns": returns, "versions": VERSIONS, "trainer": "stack",
-        "environment": "Any-v5", "source": unit.task.dataset, "transitions": {"source": 200_000, "all": 400_000},
-        "config": unit.config, "revision": "a", "recording": "o",
-    } | changes  # fmt: skip
-
-
-def write(results: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    results.mkdir(exist_ok=True)
-    with (results / ledger.RUNS).open("a") as file:
-        file.writelines(json.dumps(each) + "\n" for each in lines)
-
-
-def gym_units(*methods: str, datasets: int = 1) -> list[Unit]:
-    """Of table 1 by TD3+BC: three seeds."""
-    names = [task.dataset for task in GYM[:datasets]]
-    return [
-        unit
-        for unit in units_of([EXPERIMENTS["1-gym"]], SCALES["cpu"])
-        if unit.algorithm == "TD3BC" and unit.method.name in methods and unit.task.dataset in names
-    ]
-
-
-def render(results: Path, *arguments: str) -> str:
-    tables.main(["--results", str(results), *arguments])
-    return (results / "tables" / ("-".join(["cpu", *arguments[1::2]]) + ".md")).read_text()
-
-
-def row(text: str, label: str, table: str = "1-gym") -> dict[str, str]:
-    """Cells of the first row with this label."""
-    _, _, part = text.partition(f"## Table {table}:")
-    rows = [each.strip("| ").split(" | ") for each in part.splitlines() if each.startswith("|")]
-    found = next(cells for cells in rows if cells[0] == label)
-    return dict(zip(["algorithm", *(name.strip() for name in rows[0] if name.strip())], found[1:], strict=False))
+from tests.table_lines import VERSIONS, gym_units, line, render, row, write
 
 
 def test_scores_are_normalised_by_the_references() -> None:
@@ -189,21 +142,6 @@ def test_the_method_that_is_tested_is_named_by_the_table(tmp_path: Path) -> None
         assert experiment.tested in names | {"GTA"}, experiment.name
 
 
-def test_distributions_are_of_the_same_datasets() -> None:
-    units = gym_units("None", "GTA", datasets=2)
-    runs: dict[Any, list[dict[str, Any]]] = {}
-    for unit in units:
-        if unit.method.name == "None" or unit.task == GYM[0]:
-            runs.setdefault(("TD3BC", unit.task.name, unit.method.name), []).append(line(unit, 40 + 20 * unit.seed))
-    runs["TD3BC", GYM[1].name, "None"] = [line(unit, -900) for unit in units[:3]]
-    figure = distributions(EXPERIMENTS["1-gym"], "TD3BC", runs)
-    assert figure is not None
-    first, second = figure.axes[0].get_lines()
-    np.testing.assert_array_equal(first.get_ydata(), second.get_ydata())
-    assert first.get_xdata().min() > 0
-    assert distributions(EXPERIMENTS["1-gym"], "TD3BC", {key: runs[key] for key in list(runs)[:0]}) is None
-
-
 def test_without_lines_there_are_no_numbers(tmp_path: Path) -> None:
     text = render(tmp_path)
     assert "|" not in text
@@ -211,46 +149,6 @@ def test_without_lines_there_are_no_numbers(tmp_path: Path) -> None:
     for name, experiment in EXPERIMENTS.items():
         assert f"## Table {name}" in text
         assert experiment.skipped is None or f"Skipped: {experiment.skipped}." in text
-
-
-def test_curves_are_of_what_there_is() -> None:
-    first, second, *_ = gym_units("GTA")
-    runs = {("TD3BC", first.task.name, "GTA"): [line(first, 40), line(second, 60)]}
-    figure = learning_curves(EXPERIMENTS["1-gym"], "TD3BC", runs)
-    assert figure is not None
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GTA"]
-    axes = figure.axes[0]
-    (ends,) = [curve.get_ydata()[-1] for curve in axes.get_lines()]
-    low, high = first.task.reference or (0, 100)
-    assert ends == pytest.approx(low + 0.5 * (high - low))
-    (band,) = axes.collections
-    upper = band.get_paths()[0].vertices[:, 1].max()
-    assert upper == pytest.approx(low + (high - low) * (0.5 + np.std([0.4, 0.6], ddof=1)))
-
-
-def test_updates_can_be_read_below_three_panels() -> None:
-    units = gym_units("None", datasets=3)
-    runs = {("TD3BC", unit.task.name, "None"): [line(unit, 40)] for unit in units}
-    figure = learning_curves(EXPERIMENTS["1-gym"], "TD3BC", runs)
-    assert figure is not None
-    figure.draw_without_rendering()
-    for axes in figure.axes:
-        low, high = axes.get_xlim()
-        ticks = [tick for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
-        boxes = [tick.label1.get_window_extent() for tick in ticks]
-        assert "200k" in [tick.label1.get_text() for tick in ticks]
-        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
-
-
-def test_the_page_is_one_file_with_pictures(tmp_path: Path) -> None:
-    write(tmp_path, [line(unit, 40 + unit.seed) for unit in gym_units("None", "GTA", datasets=2)])
-    render(tmp_path, "--table", "1")
-    assert (tmp_path / "tables" / "cpu-1-gym-TD3BC.png").read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / "tables" / "cpu-1-gym.html").read_text()
-    assert page.count('src="data:image/png;base64,') == page.count("<img") == 2
-    assert "http" not in page
-    assert "41.0 ± 1.0 (3 runs)" in page
-    assert "TD3BC: learning curves" in page
 
 
 @pytest.mark.parametrize(
@@ -410,15 +308,3 @@ def test_other_numbers_of_updates_and_means_of_one_dataset(tmp_path: Path) -> No
     assert "60,000 updates of batch 256." in part
     _, _, part = text.partition("## Table 10:")
     assert "mean of all" not in part.partition("## ")[0], "it would be the same row again"
-
-
-def test_pages_of_what_is_no_longer_in_the_ledger_go(tmp_path: Path) -> None:
-    write(tmp_path, [line(unit, 40) for unit in gym_units("None", "GTA")])
-    render(tmp_path)
-    pages = {"cpu-1-gym.html", "cpu-1-gym-TD3BC.png"}
-    assert pages < {path.name for path in (tmp_path / "tables").iterdir()}
-    (tmp_path / ledger.RUNS).write_text("")
-    render(tmp_path, "--table", "5")
-    assert pages < {path.name for path in (tmp_path / "tables").iterdir()}
-    render(tmp_path)
-    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"cpu.md", "cpu-5.md"}
