@@ -19,7 +19,7 @@ from benchmarks.ledger import Found
 from benchmarks.results_table import Grid, Row, Runs, grid_of
 from benchmarks.scales import SCALES, Scale
 from benchmarks.units import unit_id, units_of
-from gta_datasets.page import Line, Picture, write_page
+from gta_datasets.page import Line, Picture, Sheet, write_page
 
 __all__ = ["main"]
 
@@ -103,19 +103,24 @@ def _state(grid: Grid) -> str:
 
 
 def _markdown(grid: Grid) -> str:
-    """A table for every algorithm, or one of all metrics; tests that there are none of yet are left out."""
+    """A table for every algorithm, or one of all metrics."""
     algorithms = [[row for row in grid.rows if row.meaning == name] for name in grid.experiment.algorithms]
     return "\n\n".join(_table(grid.columns, rows) for rows in algorithms or [grid.rows])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    shown = [
+    shown = _shown(columns, rows)
+    lines = [[row.label, row.meaning, *("<br>".join(row.cells[place]) or "-" for place in shown)] for row in rows]
+    return markdown.table(["", "", *(columns[place] for place in shown)], lines, labels=2)
+
+
+def _shown(columns: Sequence[str], rows: Sequence[Row]) -> list[int]:
+    """Columns but for tests that there are none of yet."""
+    return [
         place
         for place, name in enumerate(columns)
         if not name.startswith("p: ") or any(row.cells[place] for row in rows)
     ]
-    lines = [[row.label, row.meaning, *("<br>".join(row.cells[place]) or "-" for place in shown)] for row in rows]
-    return markdown.table(["", "", *(columns[place] for place in shown)], lines, labels=2)
 
 
 def _page(path: Path, grid: Grid, size: str, how: str) -> None:
@@ -124,14 +129,22 @@ def _page(path: Path, grid: Grid, size: str, how: str) -> None:
         path,
         title=_title(experiment),
         summary=_state(grid),
-        size=size,
-        columns=grid.columns,
-        lines=[Line(row.label, row.meaning, ["; ".join(cell) or "-" for cell in row.cells]) for row in grid.rows],
+        size=size.replace("`", ""),
+        sheets=list(_sheets(grid)),
         notes=grid.notes,
-        method=how,
+        method=how.replace("`", ""),
         pictures=list(_pictures(path, experiment, grid.runs)),
         settings={"methods": {each.name: dict(each.settings or {}) or "as it is" for each in experiment.methods}},
     )
+
+
+def _sheets(grid: Grid) -> Iterator[Sheet]:
+    """One for every algorithm or metric."""
+    for name in dict.fromkeys(row.meaning for row in grid.rows):
+        rows = [row for row in grid.rows if row.meaning == name]
+        shown = _shown(grid.columns, rows)
+        lines = [Line(row.label, "", ["\n".join(row.cells[place]) or "-" for place in shown]) for row in rows]
+        yield Sheet(name, "Dataset", [grid.columns[place] for place in shown], lines)
 
 
 def _pictures(path: Path, experiment: Experiment, runs: Runs) -> Iterator[Picture]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gta_datasets.config.fields import whole_number
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.errors import ConfigError, DatasetError, DivergenceError, QualificationError
-from gta_datasets.page import Line, Picture, check_page, write_page
+from gta_datasets.page import Line, Picture, Sheet, check_page, write_page
 from gta_datasets.plots import comparison as plots
 from gta_datasets.plots.drawing import figure_class
 from gta_datasets.scores import Quality, Scores
@@ -59,8 +59,7 @@ def compare(
         title=f"{source}: {len(qualities)} ways to augment it",
         summary=" ".join(_summary(qualities)),
         size=" ".join(f"{name}: {quality.checked_windows:,} windows." for name, quality in qualities.items()),
-        columns=("Source", *qualities),
-        lines=_lines(qualities),
+        sheets=[Sheet("Quality", "Metric", ("Source", *qualities), _lines(qualities))],
         notes=[*left_out, *dict.fromkeys(note for quality in qualities.values() for note in quality.notes)],
         method=_method(first),
         pictures=_pictures(qualities),

@@ -17,15 +17,27 @@ from gta_datasets.errors import ConfigError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "Picture", "check_page", "write_page"]
+__all__ = ["Line", "Picture", "Sheet", "check_page", "write_page"]
+
+WIDE = 4
+"""Columns of numbers from which on a table is wider than text should be."""
 
 
 class Line(NamedTuple):
-    """A row of the table of numbers."""
+    """A row of a table of numbers."""
 
     label: str
-    meaning: str
-    cells: Sequence[str]
+    meaning: str  # below the label
+    cells: Sequence[str]  # each of one line or more
+
+
+class Sheet(NamedTuple):
+    """A table of numbers under its headline."""
+
+    headline: str
+    rows: str  # what a row is
+    columns: Sequence[str]
+    lines: Iterable[Line]
 
 
 class Picture(NamedTuple):
@@ -61,8 +73,7 @@ def write_page(
     title: str,
     summary: str,
     size: str,
-    columns: Sequence[str],
-    lines: Iterable[Line],
+    sheets: Sequence[Sheet],
     notes: Iterable[str],
     method: str,
     pictures: Iterable[Picture],
@@ -75,8 +86,7 @@ def write_page(
         title: headline.
         summary: what the numbers say.
         size: what was measured, and how much of it.
-        columns: names of the columns of numbers.
-        lines: the rows of the table, as many cells each.
+        sheets: the tables; the rows of one have as many cells as it has columns.
         notes: what could not be measured, and why.
         method: how it was measured.
         pictures: in their order.
@@ -87,8 +97,8 @@ def write_page(
         title=escape(title),
         summary=escape(summary),
         size=escape(size),
-        columns="".join(f'<th scope="col" class="number">{escape(name)}</th>' for name in columns),
-        table="\n".join(map(_line_html, lines)),
+        extent="wide" if any(len(sheet.columns) >= WIDE for sheet in sheets) else "narrow",
+        tables="\n".join(map(_sheet_html, sheets)),
         notes="\n".join(f"<p class=note>{escape(note)}</p>" for note in notes),
         method=escape(method),
         figures="\n".join(map(_picture_html, pictures)),
@@ -99,10 +109,20 @@ def write_page(
     return path
 
 
+def _sheet_html(sheet: Sheet) -> str:
+    columns = "".join(f'<th scope="col" class="number">{escape(name)}</th>' for name in sheet.columns)
+    lines = "\n".join(map(_line_html, sheet.lines))
+    return (
+        f'<h2>{escape(sheet.headline)}</h2>\n<div class="sheet">\n<table>\n<thead><tr><th scope="col">'
+        f"{escape(sheet.rows)}</th>{columns}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>\n</div>"
+    )
+
+
 def _line_html(line: Line) -> str:
-    numbers = "".join(f"<td class=number>{escape(cell)}</td>" for cell in line.cells)
-    name = f"{escape(line.label)}<span class=meaning>{escape(line.meaning)}</span>"
-    return f"<tr><th scope=row>{name}</th>{numbers}</tr>"
+    cells = ("<br>".join(map(escape, cell.split("\n"))) for cell in line.cells)
+    numbers = "".join(f"<td class=number>{cell}</td>" for cell in cells)
+    meaning = f"<span class=meaning>{escape(line.meaning)}</span>" if line.meaning else ""
+    return f"<tr><th scope=row>{escape(line.label)}{meaning}</th>{numbers}</tr>"
 
 
 def _setting_rows(config: Mapping[str, object], prefix: str = "") -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.page import Line, Picture, write_page
+from gta_datasets.page import Line, Picture, Sheet, write_page
 from gta_datasets.plots import report as plots
 from gta_datasets.scores import Quality
 
@@ -37,13 +37,13 @@ def write_report(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    lines = (Line(row.label, row.meaning, (row.source, row.generated)) for row in quality.rows())
     return write_page(
         path,
         title=title,
         summary=" ".join(_summary(quality)),
         size=_size(generated, source),
-        columns=("Source", "Generated"),
-        lines=(Line(row.label, row.meaning, (row.source, row.generated)) for row in quality.rows()),
+        sheets=[Sheet("Quality", "Metric", ("Source", "Generated"), lines)],
         notes=quality.notes,
         method=_method(quality),
         pictures=_pictures(quality, generated, source, loss_history or ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,23 @@ def test_the_page_is_one_file_with_pictures(tmp_path: Path) -> None:
     page = (tmp_path / "tables" / "cpu-1-gym.html").read_text()
     assert page.count('src="data:image/png;base64,') == page.count("<img") == 2
     assert "http" not in page
-    assert "41.0 ± 1.0 (3 runs)" in page
+    assert "41.0 ± 1.0 (3 runs)<br>" in page
     assert "TD3BC: learning curves" in page
+
+
+def test_a_page_has_a_table_for_every_algorithm_and_metric(tmp_path: Path) -> None:
+    units = gym_units("None", "GTA", datasets=2)
+    write(tmp_path, [line(unit, 40 + unit.seed + 5 * (unit.method.name == "GTA")) for unit in units])
+    render(tmp_path)
+    page = (tmp_path / "tables" / "cpu-1-gym.html").read_text()
+    headlines = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headlines[:5] == ["TD3BC", "CQL", "IQL", "MCQ", "TD3BC: learning curves"]
+    policies, *others = re.findall(r"<thead>.*?</thead>", page)
+    assert "Dataset" in policies
+    tests = [re.findall(r"p: [^<]*", text) for text in (policies, *others)]
+    assert tests == [["p: GTA against None"], [], [], []], "others have no numbers yet"
+    assert "`" not in page
+    assert 'class="wide"' in page
 
 
 def test_pages_of_what_is_no_longer_in_the_ledger_go(tmp_path: Path) -> None:
