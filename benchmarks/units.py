@@ -99,7 +99,7 @@ class Unit:
         if not asked.keys() <= {"method", "task", *METHODS[method].keywords()}:
             return False  # for something that there is no longer
         default = _resolved(self._preset, method=method)
-        same = set() if self.task.terminates else {"terminations"}  # by any rule there is none
+        same = set() if self.task.terminates else {"terminations", "terminal_penalty"}  # of what there is none
         return then is not None and all(
             value == then.get(stage, {}).get(name, FORMER.get((method, name), default[stage][name]))
             for stage, values in today.items()

@@ -207,6 +207,8 @@ def test_what_ends_the_task_makes_no_other_data_where_nothing_does() -> None:
         assert config["sampling"]["terminations"] == "limits"
         config["sampling"]["terminations"] = "source"
         assert unit.is_answered_by({"config": config}) is answered
+        config["sampling"]["terminations"], config["data"]["terminal_penalty"] = "limits", 1.0
+        assert unit.is_answered_by({"config": config}) is answered
 
 
 def test_who_asked_for_a_setting_that_is_gone_asked_for_something_else() -> None:

@@ -207,6 +207,7 @@ def test_tasks_lie_within_what_the_paper_searched(task: str) -> None:
     alphas, levels = SEARCHED[task]
     assert TASKS[task]["alpha"] in alphas
     assert TASKS[task]["mu"] in levels
+    assert TASKS[task]["terminal_penalty"] == (0 if "maze" in task else 100), "as in the authors' code"
     assert TASKS[task]["reweighting"] == ("dense" if task in ("locomotion", "adroit") else "sparse")
 
 
@@ -217,6 +218,7 @@ def test_paper_preset_has_the_papers_values() -> None:
     assert (config.network.network, config.network.width) == ("mixer_unet", 16)
     training = config.training
     assert (training.training_steps, training.train_batch_size, training.learning_rate) == (1_000_000, 256, 3e-4)
+    assert (training.warmup_steps, training.ema_decay) == (0, 0.9995)
     assert (training.optimizer, training.condition_dropout) == ("adam", 0.25)
     assert (training.log_sigma_mean, training.log_sigma_std) == (-1.2, 1.2)
     sampling = config.sampling

@@ -50,7 +50,8 @@ def exploration_sigma(mu: float) -> float:
     """Noise level at which augmentation with exploration level `mu` starts (GTA, section 4.2).
 
     `mu` in (0, 1] is the fraction of the 128-step Karras schedule that is undone: 0.25 -> 0.16, 0.5 -> 2.43,
-    0.75 -> 17.3. Samplers start there whatever their number of steps.
+    0.75 -> 17.3. Samplers start there whatever their number of steps; how far they go from the source depends on the
+    noise that they add as well.
     """
     high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
     position = min(REFERENCE_STEPS * (1 - mu) / (REFERENCE_STEPS - 1), 1.0)
