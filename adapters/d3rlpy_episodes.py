@@ -102,9 +102,11 @@ class PlacedTrajectorySlicer(BasicTrajectorySlicer):
     """d3rlpy's slicer, with timesteps and returns-to-go of generated trajectories counted from their source episode."""
 
     def __call__(self, episode: EpisodeBase, end_index: int, size: int) -> PartialTrajectory:
-        found = super().__call__(episode, end_index, size)
         if not isinstance(episode, PlacedEpisode):
-            return found
+            return super().__call__(episode, end_index, size)
+        # Who fits scalers asks for whole episodes, with the step that is no step.
+        beyond = max(0, end_index - (episode.transition_count - 1))
+        found = super().__call__(episode, end_index - beyond, size - beyond)
         return dataclasses.replace(
             found,
             timesteps=found.timesteps + (episode.first_timestep * found.masks).astype(found.timesteps.dtype),

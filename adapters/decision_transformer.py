@@ -53,8 +53,8 @@ def to_decision_transformer(
     """
     context_length = whole_number("context_length", context_length, 1)
     check_return_to_go(return_to_go)
-    if not 0 < return_scale < math.inf:
-        raise ConfigError(f"return_scale={return_scale} is not allowed; choose a number above 0")
+    if not isinstance(return_scale, float | int | np.number) or not 0 < return_scale < math.inf:
+        raise ConfigError(f"return_scale={return_scale!r} is not allowed; choose a number above 0")
     return SequenceDataset(
         Corpus(dataset), context_length, return_to_go=return_to_go, return_scale=return_scale, normalize=normalize
     )

@@ -33,8 +33,7 @@ def linear_schedule(start: float, end: float, num_batches: int) -> Callable[[int
     """
     _check_share(start, "start")
     _check_share(end, "end")
-    if not num_batches >= 1:
-        raise ConfigError(f"num_batches={num_batches} is not allowed; choose at least 1")
+    num_batches = whole_number("num_batches", num_batches, 1)
     return partial(_interpolate, start, end, num_batches)  # can be pickled, so that buffers can
 
 
@@ -50,7 +49,8 @@ class Mixture:
     fixed ratio of real to synthetic data per batch of DiffStitch, arXiv 2402.02439).
 
     A process forked from the one that made it, or started by `multiprocessing` with a copy of it, draws from a stream
-    of its own. One that was saved and is loaded again goes on where it was.
+    of its own; workers of a torch `DataLoader` one in every epoch, where a `real_fraction` that changes begins again.
+    One that was saved and is loaded again goes on where it was.
 
     Args:
         num_real: real transitions, numbered from 0.
@@ -181,7 +181,7 @@ class Mixture:
         if os.getpid() != self._owner:
             worker = torch.utils.data.get_worker_info()
             self._owner = os.getpid()
-            self._generator = np.random.default_rng([self._seed, worker.id if worker else self._owner, self._batches])
+            self._generator = np.random.default_rng([self._seed, worker.seed if worker else self._owner, self._batches])
 
 
 def whole_part(owed: float, most: int) -> tuple[float, int]:

@@ -18,6 +18,7 @@ from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.torchrl_layout import Layout
 from gta_datasets.config.fields import whole_number
 from gta_datasets.data.normalize import chunks
+from gta_datasets.device import torch_device
 from gta_datasets.errors import CacheError, ConfigError, requires_extra
 
 with requires_extra("torchrl", "torchrl", "the adapter needs"):
@@ -68,6 +69,7 @@ def to_torchrl(
     """
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
+    device = None if device is None else torch_device(device)
     corpus = Corpus(dataset)
     layout = Layout(corpus)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
@@ -102,11 +104,12 @@ def to_tensordict(dataset: minari.MinariDataset, folder: str | Path | None = Non
     target = None if folder is None else Path(folder)
     if target is not None and target.exists():
         raise ConfigError(f"folder={str(target)!r} exists; choose a new one, or open it with TensorDict.load_memmap()")
+    if target is not None:
+        _make_folder(target.parent)
     layout = Layout(Corpus(dataset))
     everything = layout.read(np.zeros(1, np.int64)).expand(len(layout))
     if target is None:
         return _fill(everything.contiguous(), layout)
-    target.parent.mkdir(parents=True, exist_ok=True)
     _check_space(everything, target)
     work = target.with_name(f".{target.name}-{secrets.token_hex(8)}")
     try:
@@ -122,6 +125,14 @@ def _fill(everything: TensorDict, layout: Layout) -> TensorDict:
     for part in chunks(len(layout), CHUNK):
         everything[part].update_(layout.read(np.arange(part.start, part.stop)))
     return everything
+
+
+def _make_folder(folder: Path) -> None:
+    """Before what is to lie in it is generated."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(error.errno, f"cannot make the folder {folder}: {error.strerror}; choose another") from error
 
 
 def _check_space(everything: TensorDict, target: Path) -> None:

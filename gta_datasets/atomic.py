@@ -16,7 +16,15 @@ from pathlib import Path
 
 from gta_datasets.errors import CacheError
 
-__all__ = ["atomic_write", "check_no_link", "open_regular", "read_bytes", "remove_leftovers", "sync_folder"]
+__all__ = [
+    "atomic_write",
+    "check_no_link",
+    "open_regular",
+    "read_bytes",
+    "remove_leftovers",
+    "sync_folder",
+    "write_error",
+]
 
 # Windows lacks O_NOFOLLOW; it alone has O_BINARY, without which it would change line ends.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -72,7 +80,7 @@ def _write(path: Path, buffers: tuple[bytes | bytearray | memoryview, ...]) -> N
             raise
         sync_folder(path.parent)
     except OSError as error:
-        raise _write_error(path, needed, error) from error
+        raise write_error(path, needed, error) from error
 
 
 def remove_leftovers(folder: Path, name: str, *, older: float) -> None:
@@ -173,7 +181,8 @@ def _fill(descriptor: int, buffers: tuple[bytes | bytearray | memoryview, ...]) 
         os.close(descriptor)
 
 
-def _write_error(path: Path, needed: int, error: OSError) -> CacheError:
+def write_error(path: Path, needed: int, error: OSError) -> CacheError:
+    """What to raise where a file of so many bytes cannot be written: path, bytes, reason and what to do."""
     try:
         free = f", {shutil.disk_usage(path.parent).free:,} free"
     except OSError:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import minari
 import numpy as np
 import platformdirs
-import torch
 
 from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
 from gta_datasets.config.fields import whole_number
@@ -18,7 +17,8 @@ from gta_datasets.data.reading import holds_generated
 from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
-from gta_datasets.errors import ConfigError, DatasetError
+from gta_datasets.device import torch_device
+from gta_datasets.errors import ConfigError, DatasetError, MissingExtraError
 from gta_datasets.methods import METHODS
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.presets import METHOD_PRESETS, PRESETS, TASKS
@@ -30,7 +30,6 @@ __all__ = [
     "configuration",
     "configured",
     "open_dataset",
-    "torch_device",
 ]
 
 CACHE_VARIABLE = "GTA_DATASETS_CACHE"
@@ -85,7 +84,8 @@ def augment(
     Raises:
         ConfigError: an unknown method, preset, task or keyword, a task for another method than "gta", a value out of
             range, or a GPU that is not there.
-        DatasetError: there is no such dataset.
+        DatasetError: there is no such dataset, or Minari cannot open it.
+        MissingExtraError: it is stored in a format whose library is not installed.
         UnsupportedSpaceError: a space that cannot be turned into vectors.
         UntrustedDatasetError: `dataset` is an id of a folder that Minari must not open.
     """
@@ -127,7 +127,12 @@ def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
             f"there is no dataset {dataset!r} on this machine; `minari list local` shows those there are, and "
             f"`minari download {dataset}` fetches it if it is a public one"
         )
-    opened: minari.MinariDataset = minari.load_dataset(dataset)
+    try:
+        opened: minari.MinariDataset = minari.load_dataset(dataset)
+    except ImportError as error:
+        raise MissingExtraError(f"the format of dataset {dataset!r} needs a library: {error}") from error
+    except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
+        raise DatasetError(f"Minari cannot open dataset {dataset!r}: {type(error).__name__}: {error}") from error
     return opened
 
 
@@ -144,27 +149,6 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
             f"cache_dir={cache_dir!r} is not allowed; give the path of a folder, or None for the usual one"
         )
     return Path(cache_dir).expanduser().absolute()
-
-
-def torch_device(device: str) -> str:
-    """The device that "auto" stands for, or the one named; ConfigError if there is none."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device={device!r} is not a torch device; choose 'auto', 'cpu' or 'cuda'") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r}: torch finds no GPU on this machine; choose 'auto' or 'cpu'")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise ConfigError(f"device={device!r}: torch's last GPU on this machine is 'cuda:{last}'; choose it, or 'auto'")
-    if chosen.type not in ("cpu", "cuda"):
-        try:
-            torch.zeros(1, device=chosen).item()
-        except (AssertionError, NotImplementedError, RuntimeError) as error:
-            raise ConfigError(f"device={device!r}: torch cannot compute on it here; choose 'auto' or 'cpu'") from error
-    return str(chosen)
 
 
 def configuration(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gta_datasets.atomic import atomic_write
 from gta_datasets.augment import augment, cache_root
 from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
@@ -140,7 +143,7 @@ def demo(
     page = check_page(output / "report.html")
     augmented = augment(make_demo_dataset(), preset="demo", device=device, cache_dir=cache_dir).generate()
     found = augmented.report(page)
-    (output / "quality.json").write_text(found.to_json())
+    atomic_write((output / "quality.json").resolve(), found.to_json().encode())
     typer.echo(f"{found.table()}\n\nreport: {page}")
 
 
@@ -245,7 +248,7 @@ def _known_to(method: str, methods: list[str], settings: list[str]) -> list[str]
 
 
 def parse_setting(setting: str, method: str = "gta") -> tuple[str, Any]:
-    """Name and value of `name=value`, the value in JSON or a plain word.
+    """Name and value of `name=value`, the value in JSON, in Python or a plain word.
 
     Raises:
         ConfigError: it is none, or the method has no such setting.
@@ -254,20 +257,20 @@ def parse_setting(setting: str, method: str = "gta") -> tuple[str, Any]:
     known = METHODS.get(method, GTAConfig).keywords()  # of an unknown method, augment() says so
     if not equals or name not in known:
         raise ConfigError(f"{setting} is not name=value with one of {', '.join(sorted(known))}")
-    try:
-        return name, json.loads(text)
-    except json.JSONDecodeError:
-        return name, text
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError):
+            return name, read(text)
+    return name, text
 
 
 def main() -> None:
-    """Run the command line; errors of this library are one line on standard error and exit code 2, Ctrl-C is 130."""
+    """Run the command line; errors are one line on standard error and exit code 2, Ctrl-C is 130."""
     try:
         app()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             typer.echo("interrupted; the same command goes on where it stopped", err=True)
         raise
-    except GTADatasetsError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+    except (GTADatasetsError, MemoryError, OSError) as error:
+        typer.secho(f"error: {str(error) or type(error).__name__}", err=True, fg=typer.colors.RED)
         raise SystemExit(2) from error

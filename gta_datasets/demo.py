@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import resources
 
 import minari
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from gta_datasets.data.screen import screen_id
+from gta_datasets.data.screen import dataset_path, screen_id
 from gta_datasets.errors import DatasetError
 from gta_datasets.rollouts import SquashedGaussian, make_env, roll_out
 
@@ -40,20 +41,24 @@ def make_demo_dataset(dataset_id: str = DEMO_DATASET_ID, *, episodes: int = 40, 
     if screen_id(dataset_id).exists():
         return _existing(dataset_id, description, episodes)
     buffers = _roll_outs(episodes, seed)
-    dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
-        dataset_id,
-        buffers,
-        env=_ENV_ID,
-        eval_env=_ENV_ID,
-        algorithm_name="SAC",
-        description=description,
-        author="gta-datasets",
-        author_email="none@example.com",
-        code_permalink="https://example.com",
-        ref_min_score=_RANDOM_RETURN,
-        ref_max_score=_EXPERT_RETURN,
-        data_format="hdf5",
-    )
+    try:
+        dataset: minari.MinariDataset = minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            env=_ENV_ID,
+            eval_env=_ENV_ID,
+            algorithm_name="SAC",
+            description=description,
+            author="gta-datasets",
+            author_email="none@example.com",
+            code_permalink="https://example.com",
+            ref_min_score=_RANDOM_RETURN,
+            ref_max_score=_EXPERT_RETURN,
+            data_format="hdf5",
+        )
+    except BaseException:  # half of it would keep the name
+        shutil.rmtree(dataset_path(dataset_id), ignore_errors=True)
+        raise
     return dataset
 
 

@@ -6,6 +6,7 @@ memory. This one streams, writes each field contiguously in one call, and leaves
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -23,12 +24,11 @@ from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.serialization import serialize_space
-from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
-from gta_datasets.atomic import sync_folder
+from gta_datasets.atomic import atomic_write, sync_folder, write_error
 from gta_datasets.data.episodes import Episodes
-from gta_datasets.data.screen import dataset_path
+from gta_datasets.data.screen import dataset_path, datasets_root
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.errors import ConfigError, DatasetError
 
@@ -68,8 +68,9 @@ def write_minari(
     in Minari's root, which is synced and renamed at the end and removed after any failure. One part and 64 unflattened
     episodes are in memory at a time.
 
-    Raises DatasetError if the dataset exists, if there are no episodes, or if `infos` has another length;
-    UntrustedDatasetError for an id that leaves Minari's root; ConfigError for metadata that cannot be written.
+    Raises DatasetError if the dataset exists or would lie within another, if there are no episodes, or if `infos` has
+    another length; UntrustedDatasetError for an id that leaves Minari's root; ConfigError for metadata that cannot be
+    written; CacheError where the files cannot be written.
     """
     target = dataset_path(dataset_id)
     _refuse_existing(dataset_id, target)
@@ -81,16 +82,15 @@ def write_minari(
         "observation_space": serialize_space(observation_codec.space),
         "action_space": serialize_space(action_codec.space),
     }
-    root = get_dataset_path().resolve()
+    root = datasets_root()
     work = root / f".export-{uuid.uuid4().hex}"
     try:
         data = work / "data"
-        data.mkdir(parents=True)
+        _make(data)
         counts = _write_episodes(data / "main_data.hdf5", parts, observation_codec, action_codec, infos)
         size = round((data / "main_data.hdf5").stat().st_size / 1e6, 1)
-        (data / "metadata.json").write_text(json.dumps(entries | counts | {"dataset_size": size}))
-        for file in data.iterdir():
-            _sync(file)
+        atomic_write(data / "metadata.json", json.dumps(entries | counts | {"dataset_size": size}).encode())
+        _sync(data / "main_data.hdf5")
         for folder in (data, work):
             sync_folder(folder)
         _create_namespace(dataset_id)
@@ -106,7 +106,19 @@ def write_minari(
     return minari.MinariDataset(target / "data")
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise write_error(folder, 0, error) from error
+
+
 def _refuse_existing(dataset_id: str, target: Path) -> None:
+    for folder in target.relative_to(datasets_root()).parents:
+        if (datasets_root() / folder / "data" / "metadata.json").exists():
+            raise DatasetError(
+                f"{dataset_id!r} would lie in the folder of the dataset {folder.as_posix()!r}; choose another name"
+            )
     if target.exists():
         raise DatasetError(
             f"dataset {dataset_id!r} already exists at {target}; choose another name or version, or remove it with "
@@ -147,13 +159,51 @@ def _write_episodes(
 ) -> dict[str, int]:
     """Write the HDF5 file and count what was written."""
     # HDF5 1.10 (2016) and later read this; the older format takes a quarter more space.
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        writer = _Writer(file, observation_codec, action_codec, infos)
-        for part in parts:
-            writer.add(part)
-            del part  # freed before the next one is made
-        writer.finish()
+    with _Sink(path) as sink:
+        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
+            writer = _Writer(file, observation_codec, action_codec, infos)
+            for part in parts:
+                writer.add(part)
+                sink.check()
+                del part  # freed before the next one is made
+            writer.finish()
+        sink.check()
     return {"total_episodes": writer.episodes, "total_steps": writer.steps}
+
+
+class _Sink(io.FileIO):
+    """The file below HDF5, which kills the process when it closes a file that it could not write.
+
+    So it is told that all is well, and the first error is kept for whoever checks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._path, self._needed = path, 0
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        if self._error is None:
+            try:
+                while rest:
+                    rest = rest[super().write(rest) :]
+            except OSError as error:
+                self._error, self._needed = error, self.tell() + len(rest)
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self._error is None else self.tell()
+        except OSError as error:
+            self._error = error
+            return self.tell()
+
+    def check(self) -> None:
+        """Raise CacheError if not everything was written."""
+        if self._error is not None:
+            raise write_error(self._path, self._needed, self._error) from self._error
 
 
 class _Writer:

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
+from gta_datasets.atomic import atomic_write
 from gta_datasets.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ def write_page(
         method: how it was measured.
         pictures: in their order.
         settings: what to list under "Settings"; nested mappings are flattened.
+
+    Raises:
+        CacheError: it cannot be written; what was there before still is.
     """
     template = Template((resources.files("gta_datasets") / "assets" / "report.html").read_text("utf-8"))
     page = template.substitute(
@@ -105,7 +109,7 @@ def write_page(
         settings="\n".join(_setting_rows(settings)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    atomic_write(path.resolve(), page.encode())
     return path
 
 

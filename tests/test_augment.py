@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from gymnasium import spaces
 import gta_datasets
 from gta_datasets import GTAConfig, augment
 from gta_datasets import pipeline as pipeline_module
-from gta_datasets.augment import cache_root, torch_device
-from gta_datasets.errors import ConfigError, DatasetError, UnsupportedSpaceError
+from gta_datasets.augment import cache_root
+from gta_datasets.device import torch_device
+from gta_datasets.errors import ConfigError, DatasetError, MissingExtraError, UnsupportedSpaceError
 from gta_datasets.methods.gta import GTA
 from gta_datasets.presets import PRESETS, TASKS
 from tests.builders import linear_dataset, make_dataset
@@ -174,6 +177,36 @@ def test_what_is_no_dataset(given: Any) -> None:
 def test_a_dataset_that_is_not_on_this_machine() -> None:
     with pytest.raises(DatasetError, match="there is no dataset 'front/missing-v0' on this machine; `minari list"):
         augment("front/missing-v0")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"minari_version": "0.3.1"}, DatasetError, "ValueError: .* does not support"),
+        ({"minari_version": None}, DatasetError, "cannot open dataset 'front/odd-v0'"),
+        (
+            {"data_format": "arrow", "total_episodes": 0, "total_steps": 0},
+            MissingExtraError,
+            "library: pyarrow",
+        ),
+    ],
+)
+def test_a_dataset_that_minari_cannot_open(
+    change: dict[str, Any], error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    path = linear_dataset("front/odd-v0").storage.data_path / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(error, match=message):
+        augment("front/odd-v0")
+
+
+def test_a_root_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
+    with pytest.raises(DatasetError, match="cannot use the folder that MINARI_DATASETS_PATH names"):
+        augment("front/linear-v0")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+from minari.dataset.minari_storage import MinariStorage
 
 from gta_datasets import demo
 from gta_datasets.data.reading import read_episodes
@@ -57,6 +58,21 @@ def test_a_second_call_opens_what_is_there(dataset: minari.MinariDataset, monkey
     monkeypatch.setattr(demo, "_roll_outs", fail)
     again = make_demo_dataset("demo/one-v0", episodes=2, seed=3)
     assert np.array_equal(arrays(again)["actions"], arrays(dataset)["actions"])
+
+
+def test_half_of_it_does_not_keep_the_name(dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def interrupted(self: MinariStorage, episode: Any) -> None:
+        written.append(episode)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(dataset.storage), "update_episodes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make_demo_dataset("demo/half-v0", episodes=1, seed=3)
+    assert written
+    assert make_demo_dataset("demo/half-v0", episodes=1, seed=3).total_episodes == 1
 
 
 @pytest.mark.parametrize("changes", [{"seed": 4}, {"episodes": 3}])

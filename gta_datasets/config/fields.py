@@ -62,6 +62,7 @@ class Stage:
                 value = float(value)
             require(type(value) is wanted, item.name, value, _allowed(item, value))
             require(not isinstance(value, float) or math.isfinite(value), item.name, value, "a finite number")
+            require(not isinstance(value, int) or value < 2**31, item.name, value, f"a number below {2**31:,}")
             object.__setattr__(self, item.name, value)
         self._check()
 

@@ -86,7 +86,7 @@ def dataset_path(dataset_id: str) -> Path:
             f"dataset id {dataset_id!r} is not allowed; an id looks like 'namespace/name-v0', of letters, digits, "
             f"'-' and '_' between single slashes"
         )
-    root = get_dataset_path().resolve()
+    root = datasets_root()
     path = root.joinpath(*parts)
     for folder in (path, *path.parents[: len(parts) - 1]):
         if folder.is_symlink():
@@ -95,6 +95,15 @@ def dataset_path(dataset_id: str) -> Path:
                 f"MINARI_DATASETS_PATH at the real folder"
             )
     return path
+
+
+def datasets_root() -> Path:
+    """The folder of all local datasets, which is made; DatasetError if it cannot be."""
+    try:
+        root: Path = get_dataset_path().resolve()
+    except OSError as error:
+        raise DatasetError(f"cannot use the folder that MINARI_DATASETS_PATH names: {error}") from error
+    return root
 
 
 def screen_id(dataset_id: str) -> Path:

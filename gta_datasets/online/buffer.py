@@ -16,9 +16,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gta_datasets.adapters.mixing import whole_part
-from gta_datasets.augment import cache_root, configured, torch_device
+from gta_datasets.augment import cache_root, configured
 from gta_datasets.config import ATraDiffConfig
 from gta_datasets.config.fields import whole_number
+from gta_datasets.device import torch_device
 from gta_datasets.errors import ConfigError, requires_extra
 from gta_datasets.online.assembling import Imagined
 from gta_datasets.online.callback import ATraDiffCallback

@@ -151,6 +151,17 @@ def test_its_slicer_agrees_with_its_batches(augmented: GTAAugmentedDataset) -> N
     np.testing.assert_array_equal(batch.timesteps[0], single.timesteps)
 
 
+def test_scalers_that_d3rlpy_fits_do_not_see_the_step_that_is_no_step(augmented: GTAAugmentedDataset) -> None:
+    """Decision Transformer and TACR fit them on whole episodes, cut by the buffer's slicer."""
+    buffer = augmented.generated.to_d3rlpy()
+    recorded = trajectories(augmented)
+    whole = [buffer.trajectory_slicer(each, each.size() - 1, each.size()) for each in buffer.episodes]
+    assert [len(each) for each in whole] == recorded.lengths.tolist()
+    found = np.concatenate([each.rewards[:, 0] for each in whole])
+    np.testing.assert_array_equal(found, recorded.rewards.astype(np.float32))
+    assert all((each.masks == 1).all() for each in whole)
+
+
 def test_goals_follow_the_observation(tmp_path: Path) -> None:
     source = make_dataset("to-d3rlpy/goal-v0", observation_space=GOAL, lengths=(6, 4))
     flat, pair = to_d3rlpy(source), to_d3rlpy(source, tuple_observation=True)

@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from gta_datasets import GTAAugmentedDataset, compare
 from gta_datasets.adapters import to_tensordict
-from gta_datasets.errors import ConfigError, MissingExtraError, UnsupportedSpaceError
+from gta_datasets.errors import CacheError, ConfigError, MissingExtraError, UnsupportedSpaceError
 from tests.builders import linear_dataset, make_dataset
 from tests.smoke import tiny
 
@@ -57,10 +57,26 @@ def test_a_goal_that_is_not_there(untrained: GTAAugmentedDataset) -> None:
         untrained.to_d3rlpy(tuple_observation=True)
 
 
-@pytest.mark.parametrize("options", [{"context_length": 0}, {"return_to_go": "own"}, {"return_scale": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"context_length": 0}, {"return_to_go": "own"}, {"return_scale": 0.0}, {"return_scale": "1"}]
+)
 def test_options_of_decision_transformer(untrained: GTAAugmentedDataset, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         untrained.to_decision_transformer(**options)
+
+
+@pytest.mark.parametrize("adapter", ["to_sb3", "to_torchrl"])
+def test_a_device_that_is_not_there(untrained: GTAAugmentedDataset, adapter: str) -> None:
+    with pytest.raises(ConfigError, match="device='abacus' is not a torch device"):
+        getattr(untrained, adapter)(device="abacus")
+
+
+def test_a_folder_that_cannot_be_made(untrained: GTAAugmentedDataset, tmp_path_factory: pytest.TempPathFactory) -> None:
+    pytest.importorskip("torchrl")
+    file = tmp_path_factory.mktemp("tensors") / "file"
+    file.write_text("no folder")
+    with pytest.raises(CacheError, match=r"cannot make the folder .*file"):
+        to_tensordict(untrained, file / "tensors")
 
 
 def test_an_environment_with_other_spaces(untrained: GTAAugmentedDataset) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, IterableDataset
 
 from gta_datasets.adapters.mixing import Mixture, linear_schedule
 from gta_datasets.errors import ConfigError
@@ -90,6 +93,27 @@ def test_forked_processes_draw_from_streams_of_their_own() -> None:
     for child in children:
         child.join(timeout=60)
     assert len({tuple(numbers) for numbers in drawn}) == 3
+
+
+class _Batches(IterableDataset):
+    def __init__(self, mixture: Mixture) -> None:
+        self._mixture = mixture
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from (self._mixture.draw(30).tolist() for _ in range(2))
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_of_a_loader_draw_from_new_streams_in_every_epoch(context: str) -> None:
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        mixture = Mixture(500, 500)
+        loader = DataLoader(_Batches(mixture), batch_size=None, num_workers=2, multiprocessing_context=context)
+        drawn += [sorted(map(tuple, loader)) for _ in range(2)]
+    assert len({batch for epoch in drawn for batch in epoch}) == 8, "two workers, two batches, two epochs"
+    assert drawn[:2] == drawn[2:], "torch's seed says which"
 
 
 def test_one_that_is_loaded_in_another_run_goes_on(tmp_path: Path) -> None:

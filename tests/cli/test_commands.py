@@ -219,6 +219,9 @@ def test_a_task_that_is_not_known(run: Run, dataset: minari.MinariDataset, comma
         ("sampler=heun", "heun"),
         ('sampler="heun"', "heun"),
         ("generate_batch_size=3", 3),
+        ("qualify_attempts=1_000", 1_000),
+        ("compile=False", False),
+        ("mu=.4", 0.4),
     ],
 )
 def test_settings_become_fields(
@@ -238,6 +241,7 @@ def test_settings_become_fields(
         (["--set", "alpha=NaN"], "alpha=nan is not allowed"),
         (["--set", "horizon=1.5"], "horizon=1.5 is not allowed; choose a value of type int"),
         (["--set", "mu=[1]"], "mu=[1] is not allowed"),
+        (["--set", "horizon=100000000000000000000"], "horizon=100000000000000000000 is not allowed"),
         (["--preset", "large"], "preset='large' is not known; choose one of 'auto', 'paper'"),
         (["--device", "abacus"], "device='abacus' is not a torch device"),
         (["--num-transitions", "0"], "num_transitions=0 is not allowed"),
@@ -251,6 +255,20 @@ def test_errors_are_one_line_and_exit_code_2(
     assert (code, output) == (2, "")
     assert errors.startswith(f"error: {message}")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(MemoryError(), "MemoryError"), (OSError(28, "No space left on device"), "[Errno 28] No space left on device")],
+)
+def test_errors_of_the_system_are_one_line_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "augment", fail)
+    assert run("augment", ID) == (2, "", f"error: {message}\n")
 
 
 @pytest.mark.parametrize("dataset_id", ["cli/missing-v0", "../cli-v0", "/etc/passwd"])
