@@ -127,6 +127,7 @@ EXPERIMENTS = {
             GYM,
             (NONE, S4RL, SYNTHER, DIFFSTITCH, GTA, FILTERED),
             ("TD3BC", "CQL", "IQL", "MCQ"),
+            baseline="None",
             note="DiffStitch and the filter are not in the paper's table. Table 20 is the tests of this one.",
         ),
         Experiment("1-maze", "Mazes", (*MAZE2D, *ANTMAZE), (NONE, S4RL, SYNTHER, GTA), ("IQL",)),

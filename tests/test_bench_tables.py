@@ -205,7 +205,7 @@ def test_a_mean_is_told_from_one_of_fewer_runs(tmp_path: Path) -> None:
     labels = [each.split(" | ")[0] for each in text.splitlines() if each.startswith("| mean") and "| TD3BC |" in each]
     assert labels == ["| mean of all", "| mean of halfcheetah-medium-v2 and halfcheetah-medium-replay-v2"]
     write(tmp_path, [line(unit, 45) for unit in units if unit not in few])
-    assert row(render(tmp_path, "--table", "1"), "mean of all (S4RL, GTA)")["GTA"].startswith("50.0 (9 runs)")
+    assert row(render(tmp_path, "--table", "1"), "mean of all (None, S4RL, GTA)")["GTA"].startswith("50.0 (9 runs)")
 
 
 def test_the_rendering_shows_what_is_mixed(tmp_path: Path) -> None:
