@@ -16,6 +16,7 @@ from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.adapters.indexing import resolve
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.torchrl_layout import Layout
+from gta_datasets.atomic import make_folder
 from gta_datasets.config.fields import whole_number
 from gta_datasets.data.normalize import chunks
 from gta_datasets.device import torch_device
@@ -102,10 +103,12 @@ def to_tensordict(dataset: minari.MinariDataset, folder: str | Path | None = Non
         DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     target = None if folder is None else Path(folder)
-    if target is not None and target.exists():
-        raise ConfigError(f"folder={str(target)!r} exists; choose a new one, or open it with TensorDict.load_memmap()")
     if target is not None:
-        _make_folder(target.parent)
+        if target.exists():
+            raise ConfigError(
+                f"folder={str(target)!r} exists; choose a new one, or open it with TensorDict.load_memmap()"
+            )
+        make_folder(target.parent)  # before what is to lie in it is generated
     layout = Layout(Corpus(dataset))
     everything = layout.read(np.zeros(1, np.int64)).expand(len(layout))
     if target is None:
@@ -125,14 +128,6 @@ def _fill(everything: TensorDict, layout: Layout) -> TensorDict:
     for part in chunks(len(layout), CHUNK):
         everything[part].update_(layout.read(np.arange(part.start, part.stop)))
     return everything
-
-
-def _make_folder(folder: Path) -> None:
-    """Before what is to lie in it is generated."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CacheError(error.errno, f"cannot make the folder {folder}: {error.strerror}; choose another") from error
 
 
 def _check_space(everything: TensorDict, target: Path) -> None:

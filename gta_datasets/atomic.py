@@ -19,6 +19,7 @@ from gta_datasets.errors import CacheError
 __all__ = [
     "atomic_write",
     "check_no_link",
+    "make_folder",
     "open_regular",
     "read_bytes",
     "remove_leftovers",
@@ -81,6 +82,18 @@ def _write(path: Path, buffers: tuple[bytes | bytearray | memoryview, ...]) -> N
         sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, needed, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        CacheError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(error.errno, f"cannot make the folder {folder}: {error.strerror}; choose another") from error
 
 
 def remove_leftovers(folder: Path, name: str, *, older: float) -> None:

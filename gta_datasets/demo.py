@@ -56,6 +56,8 @@ def make_demo_dataset(dataset_id: str = DEMO_DATASET_ID, *, episodes: int = 40, 
             ref_max_score=_EXPERT_RETURN,
             data_format="hdf5",
         )
+    except ValueError:  # another process was faster, and its dataset stays
+        raise
     except BaseException:  # half of it would keep the name
         shutil.rmtree(dataset_path(dataset_id), ignore_errors=True)
         raise

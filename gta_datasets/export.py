@@ -26,7 +26,7 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.serialization import serialize_space
 from numpy.typing import NDArray
 
-from gta_datasets.atomic import atomic_write, sync_folder, write_error
+from gta_datasets.atomic import atomic_write, make_folder, sync_folder, write_error
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.screen import dataset_path, datasets_root
 from gta_datasets.data.spaces import SpaceCodec
@@ -86,7 +86,7 @@ def write_minari(
     work = root / f".export-{uuid.uuid4().hex}"
     try:
         data = work / "data"
-        _make(data)
+        make_folder(data)
         counts = _write_episodes(data / "main_data.hdf5", parts, observation_codec, action_codec, infos)
         size = round((data / "main_data.hdf5").stat().st_size / 1e6, 1)
         atomic_write(data / "metadata.json", json.dumps(entries | counts | {"dataset_size": size}).encode())
@@ -106,16 +106,10 @@ def write_minari(
     return minari.MinariDataset(target / "data")
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise write_error(folder, 0, error) from error
-
-
 def _refuse_existing(dataset_id: str, target: Path) -> None:
-    for folder in target.relative_to(datasets_root()).parents:
-        if (datasets_root() / folder / "data" / "metadata.json").exists():
+    root = datasets_root()
+    for folder in target.relative_to(root).parents:
+        if (root / folder / "data" / "metadata.json").exists():
             raise DatasetError(
                 f"{dataset_id!r} would lie in the folder of the dataset {folder.as_posix()!r}; choose another name"
             )

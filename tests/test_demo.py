@@ -75,6 +75,20 @@ def test_half_of_it_does_not_keep_the_name(dataset: minari.MinariDataset, monkey
     assert make_demo_dataset("demo/half-v0", episodes=1, seed=3).total_episodes == 1
 
 
+def test_a_dataset_that_another_process_makes_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    roll_outs = demo._roll_outs
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(demo, "_roll_outs", roll_outs)
+        make_demo_dataset("demo/race-v0", episodes=1, seed=3)
+        return roll_outs(*arguments)
+
+    monkeypatch.setattr(demo, "_roll_outs", overtaken)
+    with pytest.raises(ValueError, match="already exists"):
+        make_demo_dataset("demo/race-v0", episodes=1, seed=3)
+    assert make_demo_dataset("demo/race-v0", episodes=1, seed=3).total_episodes == 1
+
+
 @pytest.mark.parametrize("changes", [{"seed": 4}, {"episodes": 3}])
 def test_a_dataset_made_otherwise_is_not_passed_off_as_this_one(
     dataset: minari.MinariDataset, changes: dict[str, int]
