@@ -11,6 +11,7 @@ from gta_datasets.data.episodes import Episodes, concatenate
 from gta_datasets.metrics import LONGEST, Quality, quality
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.simulator import StandIn
+from gta_datasets.surroundings import plain_torch
 
 __all__ = ["Sample", "measure", "take_sample"]
 
@@ -49,6 +50,7 @@ def take_sample(pipeline: Pipeline, transitions: int) -> Sample:
     return Sample(concatenate(parts), None if np.isnan(returns).all() else returns, share)
 
 
+@plain_torch()
 def measure(pipeline: Pipeline, taken: Sample, *, sample: int, novelty_sample: int, seed: int) -> Quality:
     """The numbers of `GTAAugmentedDataset.quality`, of so many transitions of what was taken."""
     return quality(

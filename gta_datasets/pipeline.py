@@ -26,6 +26,7 @@ from gta_datasets.plan import Combined, Plan
 from gta_datasets.seeding import derived_seed
 from gta_datasets.shelf import Shelf
 from gta_datasets.store import ShardStore, content_key
+from gta_datasets.surroundings import plain_torch
 from gta_datasets.training.team import Team
 from gta_datasets.warn import warn
 from gta_datasets.workers import Backend, check_workers, make_shards
@@ -81,6 +82,7 @@ class Pipeline:
         return read_episodes(self.dataset, invalid=self.config.data.invalid)
 
     @cached_property
+    @plain_torch()
     def augmenter(self) -> Augmenter:
         """The method bound to the source; a warning names the episodes that nothing is generated from."""
         augmenter = build_augmenter(self.source, self.config, seed=self.seed, device=torch.device(self.device))
@@ -279,8 +281,9 @@ class Pipeline:
     @cached_property
     def _remembered(self) -> Callable[[int], Shard]:
         """The last few shards of a method that stores none, for readers who go through them episode by episode."""
-        return lru_cache(maxsize=4)(self.augmenter.generate)
+        return lru_cache(maxsize=4)(plain_torch()(self.augmenter.generate))
 
+    @plain_torch()
     def _make(self, number: int) -> Shard:
         store = self.fit()
         try:

@@ -12,6 +12,7 @@ import torch
 
 from gta_datasets.methods.base import Consulted, Fittable
 from gta_datasets.store import ShardStore, content_key
+from gta_datasets.surroundings import plain_torch
 from gta_datasets.training.fitting import CHECKPOINT_FILE
 from gta_datasets.training.team import Team
 
@@ -46,6 +47,7 @@ class Shelf:
         store.exists()  # an error if something else is in its place
         return model.is_fitted(store.path)
 
+    @plain_torch()
     def fit(self, store: ShardStore, model: Fittable) -> str:
         """Load or train a model in its store; returns a digest of its weights.
 
