@@ -65,6 +65,11 @@ def check_workers(workers: int, backend: str) -> int:
     if backend == "ray":
         with requires_extra("ray", "ray", "backend='ray' needs"):
             import ray  # noqa: F401 - whether it is there
+    elif workers > 1 and multiprocessing.current_process().daemon:
+        raise ConfigError(
+            f"{workers=} in a daemonic process, which may have no children; call it with workers=1 here, or from a "
+            "process that may, such as one of concurrent.futures.ProcessPoolExecutor"
+        )
     return workers
 
 

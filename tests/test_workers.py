@@ -168,6 +168,21 @@ def test_an_unknown_backend_is_refused_before_any_work(dataset: minari.MinariDat
     assert not (tmp_path / "cache").exists()
 
 
+def refused(cache: str, dataset_id: str) -> str:
+    try:
+        tiny(dataset_id, cache_dir=cache).generate(workers=2)
+    except ConfigError as error:
+        return str(error)
+    return "not refused"
+
+
+def test_a_process_that_may_have_no_children_asks_for_none(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        why = pool.apply(refused, (str(tmp_path / "cache"), dataset.id))
+    assert why.startswith("workers=2 in a daemonic process")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_without_ray_the_extra_is_named_before_any_work(
     dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
