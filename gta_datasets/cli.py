@@ -274,3 +274,7 @@ def main() -> None:
     except (GTADatasetsError, MemoryError, OSError) as error:
         typer.secho(f"error: {str(error) or type(error).__name__}", err=True, fg=typer.colors.RED)
         raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -40,6 +40,13 @@ def test_help_of_every_command(run: Run, command: str) -> None:
     assert f"gta-datasets {command}" in output
 
 
+@pytest.mark.parametrize("module", ["gta_datasets", "gta_datasets.cli"])
+def test_the_command_line_is_a_module(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", module, "cache", "ls", "--cache-dir", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"the cache {tmp_path / 'none'} is empty\n"
+
+
 def test_the_installed_script_runs() -> None:
     script = Path(sys.executable).with_name("gta-datasets")
     found = subprocess.run([script, "augment", "cli/missing-v0"], capture_output=True, text=True, timeout=60)
