@@ -1,21 +1,30 @@
-"""d3rlpy without banners, progress bars and logs."""
+"""d3rlpy without banners, progress bars and logs, and without what it sets for all of torch."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
+import torch
+
 __all__ = ["fit", "import_d3rlpy"]
 
 
 def import_d3rlpy() -> Any:
-    """d3rlpy without what it says on import and in every constructor."""
+    """d3rlpy without what it says on import and in every constructor.
+
+    On a GPU its import has torch round float32 products to TF32, and compile autograd. Both are taken back: results
+    must not depend on who imported it first.
+    """
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import d3rlpy
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("highest")
+        torch._dynamo.config.compiled_autograd = False
     return d3rlpy
 
 

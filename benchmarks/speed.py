@@ -3,11 +3,13 @@
 python -m benchmarks.speed samplers sim/halfcheetah/medium-v0 --preset cpu --horizon 31
 python -m benchmarks.speed training sim/halfcheetah/medium-v0 --horizon 31 --minutes 10
 python -m benchmarks.speed networks sim/halfcheetah/medium-v0 --preset demo --horizon 15
+python -m benchmarks.speed steps sim/halfcheetah/medium-v0 --preset fast --horizon 31
 
 `samplers` makes the same windows from one trained model with every sampler of `SAMPLERS`. The first is the paper's, the
 others are to be as good in less time. `training` gives the paper's network that many minutes and the preset a tenth of
-them. `networks` trains every one of `NETWORKS` with as many operations as the preset's takes. Seconds are both of the
-clock and of the processor, which other work on the machine does not change much.
+them. `networks` trains every one of `NETWORKS` with as many operations as the preset's takes. `steps` times steps of
+training, also with the network compiled. Seconds are both of the clock and of the processor, which other work on the
+machine does not change much; shares are of the processor's, and on a GPU of the clock's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ import gta_datasets
 from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from benchmarks.record import write_record
 from gta_datasets.config import GTAConfig
+from gta_datasets.device import torch_device
+from gta_datasets.networks import build_network
 
 PAPER = {
     "sampler": "stochastic_heun",
@@ -67,6 +71,12 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module] | None, dict[str, Any]]] = {
 SCORES = ("oracle_reward", "dynamics_mse", "dynamics_median", "dynamics_p99", "bad_window_share")
 WANTED = 5_000_000
 """Transitions that the paper generates."""
+BUILDER = "gta_datasets.methods.gta.build_network"
+MOST_JUDGED = 100_000
+"""Generated transitions that the simulator, on one core, is asked about."""
+
+Measured = Iterator[tuple[str, dict[str, Any]]]
+"""Names of what was measured, and what was found, as soon as it is."""
 
 
 def main() -> None:
@@ -77,7 +87,7 @@ def main() -> None:
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--horizon", type=int, default=31)
     parser.add_argument("--num-transitions", type=int, default=32_768)
-    parser.add_argument("--only", action="append", help="these samplers or networks")
+    parser.add_argument("--only", action="append", help="these samplers, networks or steps")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training that the paper's network gets")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
@@ -85,32 +95,31 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         arguments.cache_dir = arguments.cache_dir or Path(scratch)
-        measured = STAGES[arguments.stage](arguments)
-    kept = ("dataset", "preset", "horizon", "num_transitions", "seed")
-    dataset = arguments.dataset.replace("/", "-")
-    path = write_record(
-        f"speed/{arguments.stage}-{dataset}-{arguments.preset}-horizon-{arguments.horizon}",
-        "benchmarks.speed",
-        {name: getattr(arguments, name) for name in kept} | {"peak": peak(arguments.device), "measured": measured},
-    )
+        kept = ("dataset", "preset", "horizon", "num_transitions", "seed")
+        of = {name: getattr(arguments, name) for name in kept}
+        highest, measured = peak(arguments.device), {}
+        place = (
+            f"{arguments.stage}-{arguments.dataset.replace('/', '-')}-{arguments.preset}-horizon-{arguments.horizon}"
+        )
+        for name, found in STAGES[arguments.stage](arguments, highest):
+            print(name, json.dumps(found), flush=True)
+            measured[name] = found
+            # What there is, in case that the time does not suffice for all.
+            path = write_record(f"speed/{place}", "benchmarks.speed", of | {"peak": highest, "measured": measured})
     print(path)
 
 
-def samplers(arguments: argparse.Namespace) -> dict[str, Any]:
+def samplers(arguments: argparse.Namespace, highest: dict[str, float]) -> Measured:
     """Quality, time and work of every sampler."""
-    highest = peak(arguments.device)
-    found = {}
     for name in arguments.only or SAMPLERS:
         made = augmented(arguments, **SAMPLERS[name])
         made.fit()
-        found[name] = generation(made, highest)
-        print(name, json.dumps(found[name]), flush=True)
-    return found
+        yield name, generation(made, highest, augmented(arguments, **{**SAMPLERS[name], "compile": False}))
 
 
-def training(arguments: argparse.Namespace) -> dict[str, Any]:
+def training(arguments: argparse.Namespace, highest: dict[str, float]) -> Measured:
     """The paper's network after some minutes of training, and the preset's after a tenth of them."""
-    found, fast = {}, arguments.preset
+    fast = arguments.preset
     few = {"windows_per_shard": 64}  # the paper's sampler takes seconds for each
     for preset, minutes, settings in (("paper", arguments.minutes, PAPER), (fast, arguments.minutes / 10, {})):
         arguments.preset = preset
@@ -119,14 +128,12 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
         started = time.perf_counter(), time.process_time()
         made.fit()
         seconds = _since(started)
-        found[preset] = {"training_steps": steps, "fit_seconds": seconds} | generation(made, peak(arguments.device))
-        print(preset, json.dumps(found[preset]), flush=True)
-    return found
+        yield preset, {"training_steps": steps, "fit_seconds": seconds} | generation(made, highest, made)
 
 
-def networks(arguments: argparse.Namespace) -> dict[str, Any]:
+def networks(arguments: argparse.Namespace, highest: dict[str, float]) -> Measured:
     """Every network after a training of as many operations as the preset's own takes."""
-    highest, found, cache = peak(arguments.device), {}, arguments.cache_dir
+    cache = arguments.cache_dir
     config = augmented(arguments).config
     assert isinstance(config, GTAConfig)  # noqa: S101 - it is the default method
     own = config.training
@@ -143,9 +150,30 @@ def networks(arguments: argparse.Namespace) -> dict[str, Any]:
             made.fit()
             seconds = None if fitted_before else _since(started)
             trained = {"training_steps": steps, "training_gflop": round(budget / 1e9), "fit_seconds": seconds}
-            found[name] = trained | generation(made, highest)
-        print(name, json.dumps(found[name]), flush=True)
-    return found
+            measured = trained | generation(made, highest, made)
+        yield name, measured
+
+
+def steps(arguments: argparse.Namespace, highest: dict[str, float]) -> Measured:
+    """Seconds of a step of training, as it is, and with the network compiled."""
+    flops = training_flops(arguments)
+    number = 100 if on_gpu(arguments.device) else 10
+    kinds: dict[str, contextlib.AbstractContextManager[Any]] = {
+        "eager": contextlib.nullcontext(),
+        "compiled": mock.patch(BUILDER, compiled),
+    }
+    for name in arguments.only or kinds:
+        with kinds[name]:
+            seconds = seconds_per_step(arguments, number)
+        shares = {kind: round(flops / seconds / 1e9 / most, 3) for kind, most in highest.items()}
+        yield name, {"seconds": round(seconds, 5), "gflop": round(flops / 1e9, 2), "share_of_peak": shares}
+
+
+def compiled(config: Any, *sizes: int) -> nn.Module:
+    """The preset's network, compiled when training calls it first."""
+    network = build_network(config, *sizes)
+    network.compile()
+    return network
 
 
 def training_flops(arguments: argparse.Namespace, **settings: Any) -> int:
@@ -163,14 +191,14 @@ def _networks_by(build: Callable[..., nn.Module] | None) -> contextlib.AbstractC
     """Have the library train a network of ours."""
     if build is None:
         return contextlib.nullcontext()
-    return mock.patch("gta_datasets.methods.gta.build_network", lambda _config, *sizes: build(*sizes))
+    return mock.patch(BUILDER, lambda _config, *sizes: build(*sizes))
 
 
-def seconds_per_step(arguments: argparse.Namespace) -> float:
-    """Of the processor, in training; of the clock on a GPU."""
-    clock = time.perf_counter if arguments.device != "cpu" and torch.cuda.is_available() else time.process_time
+def seconds_per_step(arguments: argparse.Namespace, number: int = 10) -> float:
+    """Of the processor, in so many steps of training; of the clock on a GPU."""
+    clock = time.perf_counter if on_gpu(arguments.device) else time.process_time
     seconds = []
-    for steps in (2, 2, 12):  # the first time for what is done once
+    for steps in (2, 2, 2 + number):  # the first time for what is done once
         with tempfile.TemporaryDirectory() as scratch:
             fresh = argparse.Namespace(**{**vars(arguments), "cache_dir": Path(scratch)})
             made = augmented(fresh, training_steps=steps, warmup_steps=1)
@@ -178,7 +206,7 @@ def seconds_per_step(arguments: argparse.Namespace) -> float:
             started = clock()
             made.fit()
             seconds.append(clock() - started)
-    return (seconds[2] - seconds[1]) / 10
+    return (seconds[2] - seconds[1]) / number
 
 
 def augmented(arguments: argparse.Namespace, **settings: Any) -> gta_datasets.GTAAugmentedDataset:
@@ -196,11 +224,16 @@ def augmented(arguments: argparse.Namespace, **settings: Any) -> gta_datasets.GT
     )
 
 
-def generation(made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float]) -> dict[str, Any]:
-    """Seconds to generate and write everything, work done meanwhile, and quality."""
+def generation(
+    made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float], eager: gta_datasets.GTAAugmentedDataset
+) -> dict[str, Any]:
+    """Seconds to generate and write everything, work done meanwhile, and quality; `eager` is the same, not compiled."""
     pipeline = made.storage.pipeline
+    if eager is not made:
+        pipeline.augmenter.generate(0)  # for what is done once, as compiling, which is not while operations are counted
+    eager.fit()
     with FlopCounterMode(display=False) as counter:
-        pipeline.augmenter.generate(0)
+        eager.storage.pipeline.augmenter.generate(0)
     pipeline.fit().clear()  # of an earlier run
     started = time.perf_counter(), time.process_time()
     made.generate()
@@ -209,7 +242,8 @@ def generation(made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float]
     shards = pipeline.fit().get_many(range(pipeline.plan.num_shards))
     transitions = sum(len(shard["rewards"]) for shard in shards if shard is not None)
     flops = counter.get_total_flops() * pipeline.plan.num_shards
-    quality = made.quality(sample=transitions, novelty_sample=2_048)
+    at_work = seconds["clock" if on_gpu(pipeline.device) else "processor"]
+    quality = made.quality(sample=min(transitions, MOST_JUDGED), novelty_sample=2_048)
     scores = json.loads(quality.to_json())["generated"]
     return {
         "transitions": transitions,
@@ -219,16 +253,20 @@ def generation(made: gta_datasets.GTAAugmentedDataset, highest: dict[str, float]
         f"core_minutes_for_{WANTED}": round(WANTED / transitions * seconds["processor"] / 60, 1),
         "gflop_per_transition": round(flops / transitions / 1e9, 4),
         "gflop_per_cpu_second": round(flops / seconds["processor"] / 1e9, 1),
-        "share_of_peak": {name: round(flops / seconds["processor"] / 1e9 / most, 3) for name, most in highest.items()},
+        "share_of_peak": {name: round(flops / at_work / 1e9 / most, 3) for name, most in highest.items()},
         **{name: scores[name] for name in SCORES},
         "novelty": scores["novelty"],
     }
 
 
-def peak(device: str, *, size: int = 1_024, repeats: int = 20) -> dict[str, float]:
+def on_gpu(device: str) -> bool:
+    """Whether that is what a device, possibly "auto", stands for."""
+    return torch.device(torch_device(device)).type == "cuda"
+
+
+def peak(device: str, *, repeats: int = 20) -> dict[str, float]:
     """GFLOP per second (per second of the processor on a CPU) of square matrix products, by precision."""
-    on = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    clock = time.perf_counter if on == "cuda" else time.process_time
+    on, size, clock = ("cuda", 8_192, time.perf_counter) if on_gpu(device) else ("cpu", 1_024, time.process_time)
     found = {}
     for name, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         matrix = torch.randn(size, size, dtype=kind, device=on)
@@ -250,7 +288,7 @@ def _since(started: tuple[float, float]) -> dict[str, float]:
     }
 
 
-STAGES = {"samplers": samplers, "training": training, "networks": networks}
+STAGES = {"samplers": samplers, "training": training, "networks": networks, "steps": steps}
 
 if __name__ == "__main__":
     main()

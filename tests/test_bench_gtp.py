@@ -11,16 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bandit, gtp, record
+from benchmarks import bandit, gtp
 from benchmarks.gtp_table import Way, picture, table, ways
 from gta_datasets.demo import make_demo_dataset
 from gta_datasets.policies.updates import GTPImpl
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
 
 
 def run(module: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

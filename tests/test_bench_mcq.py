@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.adapters import import_d3rlpy
 from benchmarks.algorithms import ALGORITHMS
+from benchmarks.quiet import import_d3rlpy
 from gta_datasets.adapters import to_d3rlpy
 from tests.builders import linear_dataset
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import minari
 import numpy as np
 import pytest
-import torch
 from stable_baselines3 import SAC
-from torch import nn
 
-from benchmarks import adapters, core, datasets, memory, qualify, record, scaling, speed, stitching
+from benchmarks import adapters, core, datasets, memory, qualify, scaling, stitching
 from benchmarks.behaviour import train
-from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from benchmarks.charts import draw_curves
 from gta_datasets.data.reading import read_episodes
 from gta_datasets.demo import make_demo_dataset
@@ -26,12 +22,6 @@ from gta_datasets.rollouts import SquashedGaussian
 from gta_datasets.simulator import simulator_for
 from tests.builders import linear_dataset
 from tests.smoke import assert_same_episode
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
 
 
 def test_core_records_times_quality_and_how_to_repeat_it(
@@ -140,70 +130,6 @@ def test_recorded_steps_miss_nothing() -> None:
     assert found["last"].shape == (1,)
     assert found["within"].shape == (10,)
     assert found["within"].max() < 1e-8
-
-
-def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
-    only = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "300", "--only", "default"]
-    arguments = ["samplers", "sim/halfcheetah/medium-v0", *only, "--only", "8 steps"]
-    monkeypatch.setattr(sys, "argv", ["speed", *arguments])
-    speed.main()
-    found = json.loads((results / "speed" / "samplers-sim-halfcheetah-medium-v0-smoke-horizon-7.json").read_text())
-    of_four, of_eight = found["measured"]["default"], found["measured"]["8 steps"]
-    assert of_four["transitions"] == of_eight["transitions"] >= 300
-    # Four steps of which the last two are unguided, and eight of which the last four are.
-    assert of_eight["gflop_per_transition"] > 1.5 * of_four["gflop_per_transition"]
-    assert of_four["oracle_reward"] != of_eight["oracle_reward"]
-    assert 0 < of_four["share_of_peak"]["float32"] < 1
-    assert found["peak"]["float32"] > 1
-
-
-@pytest.mark.slow
-def test_the_preset_gets_a_tenth_of_the_papers_time(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
-    monkeypatch.setattr(speed, "seconds_per_step", lambda arguments: 0.5 if arguments.preset == "paper" else 0.01)
-    monkeypatch.setattr(speed, "PAPER", {**speed.PAPER, "sampler_steps": 8})
-    sizes = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "50", "--minutes", "0.05"]
-    monkeypatch.setattr(sys, "argv", ["speed", "training", "sim/halfcheetah/medium-v0", *sizes])
-    speed.main()
-    found = json.loads((results / "speed" / "training-sim-halfcheetah-medium-v0-smoke-horizon-7.json").read_text())
-    assert {name: part["training_steps"] for name, part in found["measured"].items()} == {"paper": 6, "smoke": 30}
-
-
-def test_networks_are_trained_with_equal_work(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
-    sizes = ["--preset", "smoke", "--horizon", "7", "--num-transitions", "50"]
-    names = ["temporal mixer, 96 x 4", "U-Net, 32"]
-    only = [part for name in names for part in ("--only", name)]
-    monkeypatch.setattr(sys, "argv", ["speed", "networks", "sim/halfcheetah/medium-v0", *sizes, *only])
-    speed.main()
-    found = json.loads((results / "speed" / "networks-sim-halfcheetah-medium-v0-smoke-horizon-7.json").read_text())[
-        "measured"
-    ]
-    assert list(found) == names
-    mixer, unet = found.values()
-    assert mixer["training_gflop"] == unet["training_gflop"] > 0
-    assert mixer["training_steps"] < unet["training_steps"]
-    assert mixer["gflop_per_transition"] > unet["gflop_per_transition"]
-    assert mixer["oracle_reward"] != unet["oracle_reward"]
-
-
-@pytest.mark.parametrize(
-    "build",
-    [lambda *sizes: DiffusionTransformer(*sizes, width=32, depth=2), lambda *sizes: TemporalUNet(*sizes, width=8)],
-)
-def test_candidates_listen_to_noise_and_return(build: Callable[..., nn.Module]) -> None:
-    torch.manual_seed(0)
-    network = build(8, 6, 5)
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    x, noise, returns, keep = torch.randn(3, 8, 6), torch.zeros(3), torch.zeros(3), torch.ones(3)
-    output = network(x, noise, returns, keep)
-    assert output.shape == (3, 8, 5)
-    for other in ((x, noise + 1, returns, keep), (x, noise, returns + 1, keep), (x + 1, noise, returns, keep)):
-        assert not torch.allclose(output, network(*other), atol=1e-4)
-    dropped = network(x, noise, returns, 0 * keep)
-    assert torch.equal(dropped, network(x, noise, returns + 1, 0 * keep))
 
 
 def test_a_dataset_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from benchmarks import adapters, record
+from benchmarks import adapters
+from benchmarks.quiet import import_d3rlpy
 from benchmarks.stepping import Group, opened
 from benchmarks.vectorised import ALGORITHMS, draws, training
 from benchmarks.vectorised import __main__ as speed
@@ -36,12 +37,6 @@ from tests.smoke import tiny
 
 CPU = torch.device("cpu")
 SMALL = {"batch_size": 16}
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
 
 
 def make_table(
@@ -79,8 +74,21 @@ def test_updates_are_those_of_d3rlpy(algorithm: str) -> None:
     assert 0 < largest_difference(ALGORITHMS[algorithm], updates=4, runs=2, batch_size=64) < 1e-5
 
 
+@torch._dynamo.config.patch(compiled_autograd=True)  # monkeypatch would leave the setting deleted
+def test_d3rlpy_does_not_choose_the_precision_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")  # as its import does where there is a GPU
+        import_d3rlpy()
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch._dynamo.config.compiled_autograd
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_settings_of_iql_are_those_of_d3rlpy() -> None:
-    optimizers = adapters.import_d3rlpy().optimizers
+    optimizers = import_d3rlpy().optimizers
     falling = optimizers.AdamFactory(lr_scheduler_factory=optimizers.CosineAnnealingLRFactory(T_max=5))
     theirs = {"expectile": 0.9, "weight_temp": 10.0, "actor_optim_factory": falling}
     ours = {"expectile": 0.9, "temperature": 10.0, "anneal": 5}

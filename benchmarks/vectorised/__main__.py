@@ -63,6 +63,7 @@ def measure(algorithm: type[Learner], dataset: minari.MinariDataset, arguments: 
     Rates are those of the best round, which other work on the machine disturbed least; medians of ratios of each round
     to d3rlpy's stand beside them.
     """
+    difference = largest_difference(algorithm, updates=4, device=arguments.device)
     scaler = to_d3rlpy(dataset).observation_scaler()
     table = read_table(dataset, scaler)
     contestants = {"d3rlpy": (1, d3rlpy_training(algorithm, dataset, scaler, arguments))}
@@ -75,7 +76,6 @@ def measure(algorithm: type[Learner], dataset: minari.MinariDataset, arguments: 
         )
         contestants[f"{runs} runs"] = runs, stack.train
     seconds = alternate({name: train for name, (_, train) in contestants.items()}, arguments)
-    difference = largest_difference(algorithm, updates=4, device=arguments.device)
     found: dict[str, Any] = {"largest_difference_after_4_updates": difference}
     for name, (runs, _) in contestants.items():
         clock, processor = runs * arguments.updates / seconds[name].T

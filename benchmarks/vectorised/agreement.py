@@ -46,7 +46,7 @@ def largest_difference(
         d3rlpy.seed(run)
         theirs.append(create(device=str(device)))
         theirs[-1].create_impl((OBSERVATIONS,), ACTIONS)
-    setup = Setup([torch.Generator()] * runs, OBSERVATIONS, ACTIONS, batch_size, torch.device(device))
+    setup = Setup([torch.Generator(device)] * runs, OBSERVATIONS, ACTIONS, batch_size, torch.device(device))
     ours = algorithm(setup, **settings or {})
     parameters = [pair for run in range(runs) for pair in _parameters(theirs[run].impl.modules, ours, run)]
     for their, our in parameters:

@@ -25,7 +25,7 @@ from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_c
 
 __all__ = ["Course", "Scores", "Trained", "train_and_evaluate"]
 
-MOST_ENVIRONMENTS = 100
+MOST_ENVIRONMENTS = 320
 """Runs take turns in so many: a maze takes 12 MB and an eighth of a second to make."""
 
 SLICE = 5_000
@@ -114,7 +114,12 @@ def _begin(place: int, run: Run, path: Path, course: Course) -> _Begun:
     except CacheError as error:
         print(f"{error}; it begins anew", file=sys.stderr)
         found = None
-    if found is None or found.record.get("of") != _made_of(run, course):
+    if found is None:
+        return _Begun(place, run, path)
+    made_of, was_made_of = _made_of(run, course), found.record.get("of", {})
+    if made_of != was_made_of:
+        other = ", ".join(name for name, value in made_of.items() if was_made_of.get(name) != value)
+        print(f"{path} is of another kind ({other}); it begins anew", file=sys.stderr)
         return _Begun(place, run, path)
     scores = {int(number): score for number, score in found.record["scores"].items()}
     return _Begun(place, run, path, found.record["updates"], found.record["seconds"], scores, found.tensors)
