@@ -6,13 +6,16 @@ import re
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import minari
+import numpy as np
 import pytest
 
 import gta_datasets
 import gta_datasets.demo
 from tests.settings_page import CONFIGS, PAGE, settings_page
+from tests.smoke import tiny
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -27,15 +30,16 @@ def source() -> minari.MinariDataset:
     return gta_datasets.demo.make_demo_dataset("docs/cheetah-v0", episodes=2)
 
 
-def run_examples(page: Path) -> None:
-    """Everything that a page has in Python, in one go, as somebody runs it who knows nothing but this page."""
+def run_examples(page: Path) -> dict[str, Any]:
+    """Everything that a page has in Python, in one go, as somebody who knows nothing else; its names."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     assert blocks, f"{page.name} has no example"
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what other libraries warn of is theirs
         for block in blocks:
             exec(compile(block, page.name, "exec"), names)
+    return names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -63,9 +67,15 @@ def test_the_examples_of_the_readme_run(
     with monkeypatch.context() as patch:
         patch.setattr(gta_datasets, "augment", lambda *arguments: augment(*arguments, preset="smoke"))
         patch.setattr(minari, "load_dataset", load_dataset)
-        run_examples(ROOT / "README.md")
+        names = run_examples(ROOT / "README.md")
     assert downloads[0]
     assert (tmp_path / "page.html").is_file()
+    for (observations, actions, rewards, done), found in zip(names["logs"], names["arm"], strict=True):
+        np.testing.assert_array_equal(found.observations, np.float32(observations))
+        np.testing.assert_array_equal(found.actions, np.float32(actions))
+        np.testing.assert_array_equal(found.rewards, rewards)
+        assert (found.terminations[-1], found.truncations[-1]) == (done, not done)
+    assert tiny(names["arm"], cache_dir=tmp_path).generated[0].observations.shape[1:] == (3,)
 
 
 def test_every_adapter_has_a_page() -> None:
