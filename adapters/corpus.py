@@ -75,11 +75,8 @@ class _Chosen(NamedTuple):
 
     @classmethod
     def of(cls, dataset: minari.MinariDataset, storage: AugmentedStorage) -> _Chosen:
-        pipeline, indices = storage.pipeline, np.asarray(dataset.episode_indices)
-        chosen = pipeline.dataset.episode_indices[indices[indices < storage.num_source]].tolist()
-        place = {int(number): place for place, number in enumerate(pipeline.source.episode_ids)}
-        real = np.array([place[number] for number in chosen if number in place], np.int64)  # invalid ones are left out
-        return cls(pipeline, real, indices[indices >= storage.num_source] - storage.num_source)
+        indices, first = np.asarray(dataset.episode_indices), storage.num_source
+        return cls(storage.pipeline, indices[indices < first], indices[indices >= first] - first)
 
     @property
     def num_real(self) -> int:

@@ -15,7 +15,7 @@ __all__ = ["AugmentedStorage"]
 class AugmentedStorage(MinariStorage):
     """Minari's storage interface over a source dataset and a pipeline; read-only.
 
-    Episodes are numbered from 0: the source's first (if included), then the generated ones.
+    Episodes are numbered from 0: the source's valid ones first (if included), then the generated ones.
     """
 
     FORMAT = "hdf5"  # what minari.combine_datasets makes of it
@@ -60,8 +60,8 @@ class AugmentedStorage(MinariStorage):
 
     @property
     def num_source(self) -> int:
-        """Source episodes in this storage."""
-        return self.pipeline.dataset.total_episodes if self.include_source else 0
+        """Source episodes in this storage; those left out as invalid are not."""
+        return len(self.pipeline.source.episode_ids) if self.include_source else 0
 
     @property
     def total_episodes(self) -> int:
@@ -69,7 +69,7 @@ class AugmentedStorage(MinariStorage):
 
     @property
     def total_steps(self) -> int:
-        of_source = self.pipeline.dataset.total_steps if self.include_source else 0
+        of_source = self.pipeline.source.episodes.num_transitions if self.include_source else 0
         return of_source + int(self.pipeline.plan.lengths.sum())
 
     def get_size(self) -> float:
@@ -83,8 +83,8 @@ class AugmentedStorage(MinariStorage):
         for index in map(int, episode_indices):
             self._check_number(index)
             if index < self.num_source:
-                dataset = self.pipeline.dataset
-                (found,) = dataset.storage.get_episode_metadata([dataset.episode_indices[index]])
+                number = self.pipeline.source.episode_ids[index]
+                (found,) = self.pipeline.dataset.storage.get_episode_metadata([number])
                 yield {**found, "id": index}
             else:
                 trajectory = index - self.num_source
@@ -102,8 +102,7 @@ class AugmentedStorage(MinariStorage):
     def _episode(self, index: int) -> dict[str, Any]:
         self._check_number(index)
         if index < self.num_source:
-            dataset = self.pipeline.dataset
-            (found,) = dataset.storage.get_episodes([dataset.episode_indices[index]])
+            (found,) = self.pipeline.dataset.storage.get_episodes([self.pipeline.source.episode_ids[index]])
             # Minari gives None for episodes written without infos, and then cannot even print them.
             return {**found, "id": index, "infos": found["infos"] or {}}
         return {**self.pipeline.trajectory(index - self.num_source), "id": index}

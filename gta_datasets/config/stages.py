@@ -24,8 +24,7 @@ __all__ = [
 class ReadingConfig(Stage):
     """Which episodes of the source are used."""
 
-    # Unusable episodes: an error, or left out of training, adapters and exports and named in `skipped`; by its number
-    # every episode of the source can still be read.
+    # Unusable episodes: an error, or left out and named in `skipped`.
     invalid: Literal["error", "drop"] = field(default="error", kw_only=True)
 
     def _check(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from gta_datasets import GTAAugmentedDataset
+from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.errors import DatasetError
 from tests.builders import LINEAR_ACTION_SPACE, LINEAR_OBSERVATION_SPACE, edit_file, linear_dataset, make_dataset
@@ -159,7 +160,30 @@ def test_row_20_a_number_that_is_not_finite(tmp_path: Path, field: str, value: f
     numbers = {origin["source_episode"] for origin in origins(augmented)}
     assert numbers <= {0, 1, 3, 4, 5, 6, 7}
     assert max(numbers) > 2, "this test needs an origin behind the dropped episode"
-    assert len(augmented) - len(augmented.generated) == 8, "the source stays complete"
+
+
+
+def test_row_20_a_dropped_episode_is_in_nothing_that_is_read() -> None:
+    def spoil(file: Any) -> None:
+        file["episode_1/rewards"][0] = np.nan
+
+    dataset = edit_file(linear_dataset("generation/dropped-v0", lengths=(9, 8, 7)), spoil)
+    augmented = tiny(dataset, invalid="drop")
+    with pytest.warns(UserWarning, match="nothing is generated from 1 of 3"):
+        real = [augmented[0], augmented[1]]
+    assert augmented.total_episodes - len(augmented.generated) == 2
+    assert augmented.total_steps - augmented.generated.total_steps == 9 + 7
+    for found, episode in zip(real, (dataset[0], dataset[2]), strict=True):
+        np.testing.assert_array_equal(found.observations, episode.observations)
+    assert [found.id for found in real] == [0, 1]
+    assert [found["total_steps"] for found in augmented.storage.get_episode_metadata([0, 1])] == [9, 7]
+    assert all(np.isfinite(episode.rewards).all() for episode in augmented)
+    long = augmented.filter_episodes(lambda episode: len(episode.rewards) > 8)
+    assert Corpus(long).num_real == 9
+    weights = np.ones(augmented.total_steps)
+    assert augmented.to_d3rlpy(weights=weights).transition_count == len(weights)
+    with pytest.warns(UserWarning, match="generated data are augmented"):
+        assert len(tiny(augmented)) > 0
 
 
 def test_row_20_dropped_and_short_episodes_are_named_once() -> None:
