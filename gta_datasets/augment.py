@@ -14,7 +14,7 @@ import platformdirs
 from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
 from gta_datasets.config.fields import whole_number
 from gta_datasets.data.reading import holds_generated
-from gta_datasets.data.screen import screen_id
+from gta_datasets.data.screen import dataset_path, screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.device import torch_device
@@ -116,13 +116,16 @@ def augment(
     return GTAAugmentedDataset(pipeline, include_source=bool(include_source))
 
 
-def open_dataset(dataset: minari.MinariDataset | str) -> minari.MinariDataset:
-    """A dataset, or the one of an id, which is screened before Minari opens it; raises the errors of `augment`."""
+def open_dataset(dataset: minari.MinariDataset | str, *, trust: bool = False) -> minari.MinariDataset:
+    """A dataset, or the one of an id, which is screened before Minari opens it; raises the errors of `augment`.
+
+    With `trust` only the id is screened.
+    """
     if isinstance(dataset, minari.MinariDataset):
         return dataset
     if not isinstance(dataset, str):
         raise DatasetError(f"dataset is of type {type(dataset).__name__}; give a minari.MinariDataset or an id")
-    if not screen_id(dataset).exists():
+    if not (dataset_path(dataset) if trust else screen_id(dataset)).exists():
         raise DatasetError(
             f"there is no dataset {dataset!r} on this machine; `minari list local` shows those there are, and "
             f"`minari download {dataset}` fetches it if it is a public one"

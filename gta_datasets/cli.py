@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import minari
 import typer
 
 from gta_datasets.atomic import atomic_write
-from gta_datasets.augment import augment, cache_root
+from gta_datasets.augment import augment, cache_root, open_dataset
 from gta_datasets.comparison import compare as compare_datasets
 from gta_datasets.config import GTAConfig
 from gta_datasets.dataset import GTAAugmentedDataset
@@ -27,7 +29,7 @@ __all__ = ["main", "parse_setting"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Augments offline-RL datasets.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 cache = typer.Typer(no_args_is_help=True, help="Look after the cache.")
 app.add_typer(cache, name="cache")
 
@@ -40,6 +42,23 @@ Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of the cache; default: GTA_DATASETS_CACHE or the user's.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A field of the configuration, such as alpha=1.2.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Let Minari run any environment that the dataset names.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gta-datasets {importlib.metadata.version('gta-datasets')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Augments offline-RL datasets."""
 
 
 @app.command("augment")
@@ -53,10 +72,13 @@ def augment_command(
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
     workers: Annotated[int, typer.Option(help="Processes that generate.")] = 1,
 ) -> None:
     """Train on a dataset, if need be, and generate everything that is missing."""
-    augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
+    source = open_dataset(dataset, trust=trust)
+    augmented = _augment(source, method, preset, task, num_transitions, seed, device, cache_dir, settings, quiet)
     augmented.generate(workers)
     typer.echo(f"{len(augmented.generated)} trajectories, {augmented.generated.total_steps} transitions")
     if augmented.path.exists():  # not every method stores something
@@ -74,11 +96,14 @@ def quality(
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
     report: Annotated[Path | None, typer.Option(dir_okay=False, help="Write an HTML report here as well.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what is generated against its source."""
-    augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
+    source = open_dataset(dataset, trust=trust)
+    augmented = _augment(source, method, preset, task, num_transitions, seed, device, cache_dir, settings, quiet)
     found = augmented.quality() if report is None else augmented.report(report)
     typer.echo(found.to_json() if as_json else found.table())
 
@@ -94,6 +119,8 @@ def compare(
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
     report: Annotated[Path, typer.Option(dir_okay=False, help="The HTML page.")] = Path("comparison.html"),
 ) -> None:
     """Measure several methods side by side and write a page that tells which to use.
@@ -101,11 +128,12 @@ def compare(
     A field given by --set counts for the methods that have it, and --task for gta.
     """
     names = [name.strip() for name in methods.split(",")]
+    source = open_dataset(dataset, trust=trust)
     versions = {}
     for name in names:
         known = _known_to(name, names, settings or [])
         kind = task if name == GTAConfig.method or GTAConfig.method not in names else None
-        versions[name] = _augment(dataset, name, preset, kind, num_transitions, seed, device, cache_dir, known)
+        versions[name] = _augment(source, name, preset, kind, num_transitions, seed, device, cache_dir, known, quiet)
     for name, found in compare_datasets(versions, report).items():
         typer.echo(f"{name}\n{found.table()}\n")
     typer.echo(f"report: {report}")
@@ -123,10 +151,13 @@ def export(
     device: Device = "auto",
     cache_dir: CacheDir = None,
     settings: Settings = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
     include_source: Annotated[bool, typer.Option(help="Write the source's episodes before the generated ones.")] = True,
 ) -> None:
     """Write source and generated episodes as an ordinary Minari dataset."""
-    augmented = _augment(dataset, method, preset, task, num_transitions, seed, device, cache_dir, settings)
+    source = open_dataset(dataset, trust=trust)
+    augmented = _augment(source, method, preset, task, num_transitions, seed, device, cache_dir, settings, quiet)
     augmented = augmented if include_source else augmented.generated
     typer.echo(f"{augmented.export(target).storage.data_path}")
 
@@ -136,12 +167,14 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
     device: Device = "cpu",
     cache_dir: CacheDir = None,
+    quiet: Quiet = False,
 ) -> None:
     """Augment an embedded HalfCheetah dataset and write a report with plots."""
     from gta_datasets.demo import make_demo_dataset
 
     page = check_page(output / "report.html")
-    augmented = augment(make_demo_dataset(), preset="demo", device=device, cache_dir=cache_dir).generate()
+    source = make_demo_dataset()
+    augmented = augment(source, preset="demo", device=device, cache_dir=cache_dir, progress=not quiet).generate()
     found = augmented.report(page)
     atomic_write((output / "quality.json").resolve(), found.to_json().encode())
     typer.echo(f"{found.table()}\n\nreport: {page}")
@@ -213,7 +246,7 @@ def _stores(cache_dir: Path | None) -> list[ShardStore]:
 
 
 def _augment(
-    dataset: str,
+    dataset: minari.MinariDataset,
     method: str,
     preset: str,
     task: str | None,
@@ -222,6 +255,7 @@ def _augment(
     device: str,
     cache_dir: Path | None,
     settings: list[str] | None,
+    quiet: bool,
 ) -> GTAAugmentedDataset:
     return augment(
         dataset,
@@ -232,6 +266,7 @@ def _augment(
         seed=seed,
         device=device,
         cache_dir=cache_dir,
+        progress=not quiet,
         **dict(parse_setting(setting, method) for setting in settings or ()),
     )
 

@@ -12,7 +12,6 @@ from typing import Any
 import minari
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from gta_datasets.config import MethodConfig
 from gta_datasets.data.episodes import Episodes
@@ -23,6 +22,7 @@ from gta_datasets.methods.base import Augmenter, Consulted, Shard
 from gta_datasets.methods.levels import LevelSearch
 from gta_datasets.models.dynamics import DynamicsModel
 from gta_datasets.plan import Combined, Plan
+from gta_datasets.progress import progress_bar
 from gta_datasets.seeding import derived_seed
 from gta_datasets.shelf import Shelf
 from gta_datasets.store import ShardStore, content_key
@@ -228,8 +228,8 @@ class Pipeline:
         committed = set(store.indices())
         team = Team.of_launch()
         missing = team.own_first([number for number in range(self.plan.num_shards) if number not in committed])
-        hidden = not (missing and self.progress and team.leads)
-        with tqdm(total=len(missing), desc="generating", unit="shard", disable=hidden) as bar:
+        shown = bool(missing) and self.progress and team.leads
+        with progress_bar(len(missing), "generating", "shard", shown=shown) as bar:
             if min(workers, len(missing)) > 1:
                 sent = _Sent(self, self.model_store.key, store.key)
                 make_shards(sent, missing, workers=workers, backend=backend, done=bar.update)

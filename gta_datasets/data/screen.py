@@ -211,7 +211,7 @@ def _check_entry_point(where: str, name: Any) -> None:
     if not any(module == package or module.startswith(f"{package}.") for package in ALLOWED_PACKAGES):
         raise UntrustedDatasetError(
             f"{where} would run {name!r}; allowed are classes ('module:Class') from {', '.join(ALLOWED_PACKAGES)}. If "
-            f"you trust the dataset, open it yourself and give what minari.load_dataset returns in the place of its id"
+            f"you trust the dataset, give what minari.load_dataset returns in the place of its id, in a shell --trust"
         )
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from gta_datasets.config import TrainingConfig
 from gta_datasets.errors import CacheError, DivergenceError
+from gta_datasets.progress import progress_bar
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gta_datasets.training.team import Team
 
@@ -73,7 +73,7 @@ def train(
     run.resume(checkpoint, run_id)
     team.check_same(run.step, module)
     saved = time.monotonic()
-    with tqdm(total=config.training_steps, initial=run.step, desc="training", unit="step", disable=not progress) as bar:
+    with progress_bar(config.training_steps, "training", "step", done=run.step, shown=progress) as bar:
         while run.step < config.training_steps:
             with _held_interrupts() as interrupts:
                 run.advance(loss_of_step)

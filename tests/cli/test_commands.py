@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import minari
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from gta_datasets import augment, cli
@@ -45,6 +47,30 @@ def test_the_command_line_is_a_module(module: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", module, "cache", "ls", "--cache-dir", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"the cache {tmp_path / 'none'} is empty\n"
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == (0, f"gta-datasets {importlib.metadata.version('gta-datasets')}\n", "")
+
+
+@pytest.mark.usefixtures("dataset")
+def test_a_quiet_command_shows_no_bars(run: Run, tmp_path: Path) -> None:
+    code, _, errors = run("augment", ID, *ARGUMENTS, "--quiet", "--cache-dir", tmp_path)
+    assert (code, errors) == (0, "")
+
+
+def test_a_dataset_of_an_environment_of_the_users_needs_trust(run: Run, tmp_path: Path) -> None:
+    folder = linear_dataset("cli/own-env-v0").storage.data_path
+    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata["env_spec"] = EnvSpec("Arm-v0", "lab.arm:Arm").to_json()
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    command = ["augment", "cli/own-env-v0", *ARGUMENTS, "--num-transitions", 60, "--cache-dir", tmp_path]
+    code, _, errors = run(*command)
+    assert code == 2
+    assert "would run 'lab.arm:Arm'" in errors
+    assert errors.endswith("in a shell --trust\n")
+    assert run(*command, "--trust")[0] == 0
+    assert run("augment", "cli/missing-v0", "--trust")[0] == 2
 
 
 def test_the_installed_script_runs() -> None:

@@ -162,7 +162,6 @@ def test_row_20_a_number_that_is_not_finite(tmp_path: Path, field: str, value: f
     assert max(numbers) > 2, "this test needs an origin behind the dropped episode"
 
 
-
 def test_row_20_a_dropped_episode_is_in_nothing_that_is_read() -> None:
     def spoil(file: Any) -> None:
         file["episode_1/rewards"][0] = np.nan

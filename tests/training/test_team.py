@@ -94,7 +94,7 @@ def test_two_processes_learn_what_one_learns(dataset: minari.MinariDataset, tmp_
     steps, losses = zip(*first["losses"], strict=True)
     assert list(steps) == [50, 100, STEPS]
     expected = [loss for _, loss in alone.storage.pipeline.loss_history]
-    assert losses[0] == pytest.approx(expected[0], rel=1e-5)
+    assert losses[0] == pytest.approx(expected[0], rel=1e-4)
     assert losses == pytest.approx(expected, rel=1e-3), "more than what rounding grows to in some hundred steps of Adam"
     together = tiny(dataset, cache_dir=tmp_path / "cache", **SETTINGS)
     assert together.is_complete
