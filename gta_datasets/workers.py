@@ -39,6 +39,9 @@ MOST_DEATHS = 3
 GRACE = 10.0
 """Seconds that a process may take to clean up behind itself."""
 
+UNGUARDED = 113
+"""Exit code of a process that was to make shards, and found the script it imports asking for workers."""
+
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit locked locks of torch's threads
 
 
@@ -65,12 +68,28 @@ def check_workers(workers: int, backend: str) -> int:
     if backend == "ray":
         with requires_extra("ray", "ray", "backend='ray' needs"):
             import ray  # noqa: F401 - whether it is there
-    elif workers > 1 and multiprocessing.current_process().daemon:
+    elif workers > 1:
+        _check_children(workers)
+    return workers
+
+
+def _check_children(workers: int) -> None:
+    """Raise ConfigError where this process may have no children, or they could not import its script."""
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):  # this is a worker, which imports the script
+        sys.exit(UNGUARDED)
+    if process.daemon:
         raise ConfigError(
             f"{workers=} in a daemonic process, which may have no children; call it with workers=1 here, or from a "
             "process that may, such as one of concurrent.futures.ProcessPoolExecutor"
         )
-    return workers
+    script = sys.modules["__main__"]
+    path = getattr(script, "__file__", None)
+    if getattr(script, "__spec__", None) is None and path is not None and not os.path.exists(path):
+        raise ConfigError(
+            f"{workers=} in a script that is no file ({path}), which worker processes could not import; write it to a "
+            "file, or choose workers=1"
+        )
 
 
 def make_shards(
@@ -88,7 +107,8 @@ def make_shards(
         done: called after every shard.
 
     Raises:
-        WorkerError: several processes in a row died of the same shard. Other shards are kept.
+        WorkerError: several processes in a row died of the same shard, or the script asks for workers where they
+            import it. Other shards are kept.
         Exception: whatever the maker raised.
     """
     (_by_ray if backend == "ray" else _by_processes)(maker, list(numbers), workers, done)
@@ -119,14 +139,15 @@ class _Worker:
         self.pipe.close()
         self._process.terminate()
 
-    def end(self) -> str:
-        """See to it that it has ended; returns how."""
-        self.stop()
+    def end(self) -> int:
+        """See to it that it has ended; returns the exit code."""
+        self.pipe.close()  # idle, it leaves by itself
+        self._process.join(GRACE)
+        self._process.terminate()
         self._process.join(GRACE)
         self._process.kill()
         self._process.join()
-        code = self._process.exitcode or 0
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return self._process.exitcode or 0
 
 
 def _by_processes(maker: Maker, numbers: list[int], workers: int, done: Callable[[], object]) -> None:
@@ -170,12 +191,17 @@ def _by_processes(maker: Maker, numbers: list[int], workers: int, done: Callable
 
 def _mourn(worker: _Worker, deaths: Counter[int], finished: str) -> None:
     """A warning at the first death of all; an error where one shard has cost too many lives."""
-    how = worker.end()
+    code = worker.end()
+    if code == UNGUARDED:
+        raise WorkerError(
+            "the script asks for workers where these import it, too: call generate(workers=...) below `if __name__ == "
+            '"__main__":`'
+        )
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     if deaths[worker.number] == MOST_DEATHS:
         raise WorkerError(
             f"{MOST_DEATHS} workers in a row died of shard {worker.number}; the last one {how}. {finished} shards are "
-            f"made and kept. If memory ran out, take fewer workers; workers=1 shows any other cause. A script has to "
-            f'call generate(workers=...) below `if __name__ == "__main__":`'
+            "made and kept. If memory ran out, take fewer workers; workers=1 shows any other cause"
         )
     if deaths.total() == 1:
         warn(

@@ -6,17 +6,17 @@ import errno
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import minari
 import numpy as np
 import pytest
 
-from gta_datasets import augment, pipeline, workers
+from gta_datasets import augment, pipeline
 from gta_datasets.errors import CacheError, ConfigError, MissingExtraError, WorkerError
 from gta_datasets.workers import make_shards
 from tests.builders import linear_dataset
@@ -28,6 +28,18 @@ from tests.store.helpers import python
 @pytest.fixture(scope="module")
 def dataset() -> minari.MinariDataset:
     return linear_dataset("workers/linear-v0", terminated=(1, 3))
+
+
+def run_python(arguments: list[object], text: str = "") -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )
 
 
 def shards(folder: Path) -> dict[str, str]:
@@ -72,7 +84,7 @@ def test_who_always_dies_is_given_up_with_advice(tmp_path: Path) -> None:
     with (
         pytest.warns(UserWarning, match="ended with exit code 7 while it made shard 10"),
         pytest.raises(
-            WorkerError, match=r"3 workers in a row died of shard 10; .* exit code 7. 1 of 2 shards .*__main__"
+            WorkerError, match=r"3 workers in a row died of shard 10; .* exit code 7. 1 of 2 shards are made and kept"
         ),
     ):
         make_shards(LogMaker(tmp_path / "log"), [0, 10], workers=1, backend="process", done=lambda: done.append(None))
@@ -183,6 +195,48 @@ def test_a_process_that_may_have_no_children_asks_for_none(dataset: minari.Minar
     assert not (tmp_path / "cache").exists()
 
 
+SCRIPT = """
+import sys
+from gta_datasets.errors import GTADatasetsError
+from tests.smoke import tiny
+augmented = tiny(sys.argv[1], cache_dir=sys.argv[2])
+try:
+    augmented.generate(workers=2)
+except GTADatasetsError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_script_that_asks_where_workers_import_it_is_told_so_at_once(
+    dataset: minari.MinariDataset, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    found = run_python([script, dataset.id, tmp_path / "cache"])
+    assert found.stdout.startswith("WorkerError the script asks for workers where these import it, too: call generate(")
+    assert "Traceback" not in found.stderr
+
+
+def test_a_script_that_is_no_file_is_refused_before_any_work(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    found = run_python(["-", dataset.id, tmp_path / "cache"], SCRIPT)
+    assert found.stdout.startswith("ConfigError workers=2 in a script that is no file (<stdin>)")
+    assert found.stderr == ""
+    assert not (tmp_path / "cache").exists()
+
+
+def test_workers_with_nothing_left_to_do_leave_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is told to end while it ends prints a traceback."""
+    told = []
+    terminate = multiprocessing.process.BaseProcess.terminate
+    monkeypatch.setattr(
+        multiprocessing.process.BaseProcess,
+        "terminate",
+        lambda process: told.append(process.is_alive()) or terminate(process),
+    )
+    make_shards(LogMaker(tmp_path / "log"), [0, 1, 2], workers=2, backend="process", done=lambda: None)
+    assert told == [False, False]
+
+
 def test_without_ray_the_extra_is_named_before_any_work(
     dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,91 +265,6 @@ def test_no_process_is_started_for_nothing(
         augmented = tiny(dataset, cache_dir=tmp_path)  # the other one remembers the shard
     augmented.generate(workers=1 if case == "one worker" else 2)
     assert augmented.is_complete
-
-
-@pytest.mark.parametrize(("device", "kind", "other"), [("cpu", "CPU", "GPU"), ("cuda:0", "GPU", "CPU")])
-def test_ray_has_no_more_actors_than_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    device: str, kind: str, other: str,
-) -> None:  # fmt: skip
-    maker, free = LogMaker(tmp_path), {kind: 3.0, other: 64.0}
-    maker.device = device
-    cluster = SimpleNamespace(cluster_resources=lambda: {kind: 4.0}, available_resources=lambda: free)
-    assert workers._room(cluster, maker, 2) == 2
-    assert "room" not in caplog.text
-    assert workers._room(cluster, maker, 8) == 3
-    assert "Ray has room for 3 of 8 workers now" in caplog.text
-    del free[kind]
-    assert workers._room(cluster, maker, 8) == 1, "it waits until others are done"
-    cluster.cluster_resources = lambda: {other: 8.0}
-    with pytest.raises(WorkerError, match=f"the Ray cluster has no {kind}"):
-        workers._room(cluster, maker, 8)
-
-
-class CountingRay:
-    """Ray, as far as workers know it; it counts the actors and whether a cluster of its own runs."""
-
-    exceptions = SimpleNamespace(RayError=RuntimeError, RayTaskError=FloatingPointError)
-    util = SimpleNamespace(ActorPool=None)
-
-    def __init__(self, kind: str, *, runs: bool = False, most: int = 64) -> None:
-        self.kind, self.runs, self.most = kind, runs, most
-        self.actors, self.calls = 0, []
-
-    def is_initialized(self) -> bool:
-        return self.runs
-
-    def init(self, **options: object) -> None:
-        self.runs = True
-        self.calls.append("init")
-
-    def shutdown(self) -> None:
-        self.runs = False
-        self.calls.append("shutdown")
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {self.kind: 4.0}
-
-    available_resources = cluster_resources
-
-    def remote(self, **options: object) -> object:
-        def start_actor(maker: object) -> int:
-            if self.actors == self.most:
-                raise ConnectionError("the cluster is gone")
-            self.actors += 1
-            return self.actors
-
-        return lambda actor: SimpleNamespace(remote=start_actor)
-
-    def kill(self, actor: int) -> None:
-        self.actors -= 1
-
-    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, module in (("ray", self), ("ray.exceptions", self.exceptions), ("ray.util", self.util)):
-            monkeypatch.setitem(sys.modules, name, module)
-
-
-@pytest.mark.parametrize("runs", [False, True])
-def test_a_ray_cluster_of_its_own_ends_where_there_is_no_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
-) -> None:
-    ray = CountingRay("GPU", runs=runs)
-    ray.use(monkeypatch)
-    with pytest.raises(WorkerError, match="the Ray cluster has no CPU"):
-        make_shards(LogMaker(tmp_path / "log"), [0, 1], workers=2, backend="ray", done=lambda: None)
-    assert ray.calls == ([] if runs else ["init", "shutdown"])
-    assert ray.runs == runs
-
-
-def test_actors_of_a_cluster_that_others_use_end_where_not_all_can_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ray = CountingRay("CPU", runs=True, most=1)
-    ray.use(monkeypatch)
-    with pytest.raises(ConnectionError, match="the cluster is gone"):
-        make_shards(LogMaker(tmp_path / "log"), [0, 1], workers=2, backend="ray", done=lambda: None)
-    assert ray.actors == 0
-    assert ray.runs
 
 
 @pytest.mark.slow
