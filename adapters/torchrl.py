@@ -16,7 +16,7 @@ from gta_datasets.adapters.corpus import Corpus
 from gta_datasets.adapters.indexing import resolve
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.torchrl_layout import Layout
-from gta_datasets.atomic import make_folder
+from gta_datasets.atomic import make_folders
 from gta_datasets.config.fields import whole_number
 from gta_datasets.data.normalize import chunks
 from gta_datasets.device import torch_device
@@ -108,7 +108,7 @@ def to_tensordict(dataset: minari.MinariDataset, folder: str | Path | None = Non
             raise ConfigError(
                 f"folder={str(target)!r} exists; choose a new one, or open it with TensorDict.load_memmap()"
             )
-        make_folder(target.parent)  # before what is to lie in it is generated
+        make_folders(target.parent)  # before what is to lie in it is generated
     layout = Layout(Corpus(dataset))
     everything = layout.read(np.zeros(1, np.int64)).expand(len(layout))
     if target is None:

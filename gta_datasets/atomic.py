@@ -19,7 +19,8 @@ from gta_datasets.errors import CacheError
 __all__ = [
     "atomic_write",
     "check_no_link",
-    "make_folder",
+    "is_file",
+    "make_folders",
     "open_regular",
     "read_bytes",
     "remove_leftovers",
@@ -59,7 +60,7 @@ def atomic_write(path: Path, *buffers: bytes | bytearray | memoryview, make_fold
     except CacheError as error:
         if not make_folder or error.errno != errno.ENOENT:
             raise
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         _write(path, buffers)
 
 
@@ -84,7 +85,7 @@ def _write(path: Path, buffers: tuple[bytes | bytearray | memoryview, ...]) -> N
         raise write_error(path, needed, error) from error
 
 
-def make_folder(folder: Path) -> None:
+def make_folders(folder: Path) -> None:
     """Make a folder and those above it, where they are missing.
 
     Raises:
@@ -159,6 +160,12 @@ def check_no_link(path: Path) -> os.stat_result | None:
     if stat.S_ISLNK(status.st_mode):
         raise CacheError(f"{path} is a symbolic link; links are not followed here: remove it")
     return status
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is an ordinary file. Raises CacheError if it is a link or cannot be looked up."""
+    status = check_no_link(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def sync_folder(folder: Path) -> None:

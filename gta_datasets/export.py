@@ -26,11 +26,11 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.serialization import serialize_space
 from numpy.typing import NDArray
 
-from gta_datasets.atomic import atomic_write, make_folder, sync_folder, write_error
+from gta_datasets.atomic import atomic_write, make_folders, sync_folder, write_error
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.data.screen import dataset_path, datasets_root
 from gta_datasets.data.spaces import SpaceCodec
-from gta_datasets.errors import ConfigError, DatasetError
+from gta_datasets.errors import CacheError, ConfigError, DatasetError
 
 __all__ = ["write_minari"]
 
@@ -86,7 +86,7 @@ def write_minari(
     work = root / f".export-{uuid.uuid4().hex}"
     try:
         data = work / "data"
-        make_folder(data)
+        make_folders(data)
         counts = _write_episodes(data / "main_data.hdf5", parts, observation_codec, action_codec, infos)
         size = round((data / "main_data.hdf5").stat().st_size / 1e6, 1)
         atomic_write(data / "metadata.json", json.dumps(entries | counts | {"dataset_size": size}).encode())
@@ -96,9 +96,9 @@ def write_minari(
         _create_namespace(dataset_id)
         try:
             work.rename(target)
-        except OSError:
+        except OSError as error:
             _refuse_existing(dataset_id, target)  # another process was faster
-            raise
+            raise CacheError(error.errno, f"cannot name the dataset {target}: {error.strerror}") from error
         for folder in target.relative_to(root).parents:
             sync_folder(root / folder)
     finally:

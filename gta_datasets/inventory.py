@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gta_datasets.atomic import is_file
 from gta_datasets.augment import configured
 from gta_datasets.config import ATraDiffConfig, StagedConfig
 from gta_datasets.errors import CacheError
@@ -54,7 +55,7 @@ def describe(store: ShardStore) -> str:
     kind, method = manifest.get("kind", "unknown"), manifest.get("method", "unknown method")
     part = f" ({manifest['model']})" if "model" in manifest else ""
     words = [str(method), f"seed {manifest.get('seed', 'unknown')}", *_settings(method, manifest.get("config"))]
-    if kind == "model" and not any((store.path / name).is_file() for name in (MODEL_FILE, LEVELS_FILE)):
+    if kind == "model" and not any(is_file(store.path / name) for name in (MODEL_FILE, LEVELS_FILE)):
         words.append("unfinished")
     line = f"{kind}{part} of {manifest.get('dataset', 'unknown')}: {', '.join(words)}"
     return line if line.isprintable() else ascii(line)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gta_datasets.atomic import atomic_write, read_bytes
+from gta_datasets.atomic import atomic_write, is_file, read_bytes
 from gta_datasets.config import SamplingConfig, SearchConfig
 from gta_datasets.data.episodes import Episodes
 from gta_datasets.errors import CacheError
@@ -95,8 +95,8 @@ class LevelSearch:
         )
 
     def is_fitted(self, folder: Path) -> bool:
-        """Whether `fit` would only load."""
-        return (folder / FILE).is_file()
+        """Whether `fit` would only load; CacheError if that cannot be known."""
+        return is_file(folder / FILE)
 
     def fit(self, folder: Path, *, progress: bool) -> str:  # noqa: ARG002 - a few seconds
         """Load the choice from `folder`, or make it and leave it there; returns it in short.

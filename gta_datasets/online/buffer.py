@@ -32,7 +32,6 @@ from gta_datasets.online.state import Costs, State
 from gta_datasets.online.subset import important, surviving
 from gta_datasets.seeding import numpy_generator
 from gta_datasets.shelf import Shelf
-from gta_datasets.training.checkpoint import chosen_path
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3.common.buffers import ReplayBuffer
@@ -182,7 +181,7 @@ class ATraDiffReplayBuffer(ReplayBuffer):
         Raises:
             CacheError: the file cannot be written, or would be too large to be read again.
         """
-        write_saved(chosen_path(path), self.opened, self.state, self, self.synthetic)
+        write_saved(Path(path), self.opened, self.state, self, self.synthetic)
 
     def callback(self) -> ATraDiffCallback:
         """What makes a model learn from this buffer: `model.learn(steps, callback=buffer.callback())`."""

@@ -18,7 +18,7 @@ from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import CacheError, DatasetError, requires_extra
 from gta_datasets.online.opening import SEEDS, SIZES, Opened, open_data
 from gta_datasets.online.state import State
-from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from gta_datasets.training.checkpoint import Checkpoint, load_chosen, save_chosen
 
 with requires_extra("sb3", "stable-baselines3", "gta_datasets.online needs"):
     from stable_baselines3.common.buffers import ReplayBuffer
@@ -28,6 +28,8 @@ __all__ = ["Saved", "read_saved", "refusing_damage", "write_saved"]
 
 KIND, VERSION = "ATraDiffReplayBuffer", 5
 """The version is raised whenever a file of the one before would be read wrongly."""
+
+REMEDY = "give the file that buffer.save(path) wrote"
 
 MAX_BYTES = 1024**4
 """Larger files are neither written nor read: transitions lie in memory, where a buffer of this size has no place."""
@@ -102,14 +104,14 @@ def write_saved(path: Path, opened: Opened, state: State, recorded: ReplayBuffer
         "in_use": sorted(opened.diffuser.in_use),
         "state": numbers,
     }
-    save_checkpoint(path, Checkpoint(tensors, record), limit=MAX_BYTES)
+    save_chosen(path, Checkpoint(tensors, record), limit=MAX_BYTES)
 
 
 def read_saved(
     path: Path, dataset: minari.MinariDataset | str, env: gymnasium.Env[Any, Any] | VecEnv, *, device: str
 ) -> Saved:
     """What `write_saved` left in a file; arguments and errors as of `ATraDiffReplayBuffer.load`."""
-    found = load_checkpoint(path, limit=MAX_BYTES)
+    found = load_chosen(path, remedy=REMEDY, limit=MAX_BYTES)
     if found is None:
         raise CacheError(f"there is no file {path}; buffer.save(path) writes one")
     record = found.record
@@ -139,7 +141,7 @@ def read_saved(
 
 def _check_kind(path: Path, record: dict[str, Any]) -> None:
     if record.get("kind") != KIND:
-        raise CacheError(f"{path} holds no {KIND}; give the file that buffer.save(path) wrote")
+        raise CacheError(f"{path} holds no {KIND}; {REMEDY}")
     if record.get("version") != VERSION:
         raise CacheError(
             f"{path} was saved in version {record.get('version')} of its format, and this library reads version "

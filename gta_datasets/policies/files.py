@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gta_datasets.errors import CacheError, ConfigError, requires_extra
 from gta_datasets.policies.actor import VERSION, check_version
 from gta_datasets.policies.gtp import GTP, GTPBC
-from gta_datasets.training.checkpoint import Checkpoint, chosen_path, load_checkpoint, save_checkpoint
+from gta_datasets.training.checkpoint import Checkpoint, load_chosen, save_chosen
 
 with requires_extra("d3rlpy", "d3rlpy", "gta_datasets.policies needs"):
     from d3rlpy.base import LearnableConfigWithShape
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["load_policy", "save_policy"]
 
 KIND = "gta_datasets policy"
+REMEDY = "give a file that save_policy wrote"
 
 
 def save_policy(algorithm: GTP | GTPBC, path: Path | str) -> None:
@@ -44,7 +45,7 @@ def save_policy(algorithm: GTP | GTPBC, path: Path | str) -> None:
         for name, module in impl.modules.get_torch_modules().items()
         for key, tensor in module.state_dict().items()
     }
-    save_checkpoint(chosen_path(path), Checkpoint(tensors, record))
+    save_chosen(path, Checkpoint(tensors, record))
 
 
 def load_policy(path: Path | str, device: DeviceArg = None) -> GTP | GTPBC:
@@ -57,11 +58,11 @@ def load_policy(path: Path | str, device: DeviceArg = None) -> GTP | GTPBC:
     Raises:
         CacheError: there is no such file, it is no policy or damaged, or it was saved by a release that acts otherwise.
     """
-    found = load_checkpoint(Path(path))
+    found = load_chosen(path, remedy=REMEDY)
     if found is None:
         raise CacheError(f"there is no policy at {path}")
     if found.record.get("kind") != KIND:
-        raise CacheError(f"{path} is a file of this library, but not a policy; give one that save_policy wrote")
+        raise CacheError(f"{path} is a file of this library, but not a policy; {REMEDY}")
     check_version(found.record.get("version"))
     try:
         return _restored(found, device)

@@ -18,10 +18,13 @@ from torch import Tensor
 from gta_datasets.atomic import atomic_write, open_regular
 from gta_datasets.errors import CacheError
 
-__all__ = ["Checkpoint", "chosen_path", "load_checkpoint", "save_checkpoint", "under"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_chosen", "save_checkpoint", "save_chosen", "under"]
 
 MAX_BYTES = 8 * 1024**3
 """Larger files are refused: a checkpoint of the largest network here, with its optimiser, is under 1 GB."""
+
+REMEDY = "remove it to train again"
+"""Against a file of the cache that is not what it should be."""
 
 MAX_HEADER_BYTES = 16 * 1024**2
 """Longer headers are refused: parsing one takes twenty times its size in memory."""
@@ -58,11 +61,6 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def chosen_path(path: Path | str) -> Path:
-    """A path as a user gave it, for `save_checkpoint`: folders on the way may be links, which a cache's must not."""
-    return Path(os.path.realpath(Path(path).parent)) / Path(path).name
-
-
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTES, make_folder: bool = False) -> None:
     """Write a checkpoint; a crash at any moment leaves the old file or the new one.
 
@@ -83,8 +81,22 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTE
     atomic_write(path, data, make_folder=make_folder)
 
 
-def load_checkpoint(path: Path, *, limit: int = MAX_BYTES) -> Checkpoint | None:
-    """Read a checkpoint of at most `limit` bytes; None if there is no file.
+def save_chosen(path: Path | str, checkpoint: Checkpoint, *, limit: int = MAX_BYTES) -> None:
+    """As `save_checkpoint`, to a path that a user gave: it may be a link, which those of a cache must not."""
+    if os.path.isdir(path):
+        raise CacheError(f"cannot write {path}: it is a folder; choose another name")
+    save_checkpoint(Path(os.path.realpath(path)), checkpoint, limit=limit)
+
+
+def load_chosen(path: Path | str, *, remedy: str, limit: int = MAX_BYTES) -> Checkpoint | None:
+    """As `load_checkpoint`, of a path that a user gave: it may be a link, which those of a cache must not."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise CacheError(f"{path} is not an ordinary file; {remedy}")
+    return load_checkpoint(Path(os.path.realpath(path)), remedy=remedy, limit=limit)
+
+
+def load_checkpoint(path: Path, *, remedy: str = REMEDY, limit: int = MAX_BYTES) -> Checkpoint | None:
+    """Read a checkpoint of at most `limit` bytes; None if there is no file. Errors end in the `remedy`.
 
     Raises:
         CacheError: the file is a link or not an ordinary file, too large, or not a checkpoint.
@@ -94,7 +106,7 @@ def load_checkpoint(path: Path, *, limit: int = MAX_BYTES) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     try:
-        _check_size(path, descriptor, limit)
+        _check_size(path, descriptor, remedy, limit)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             record = json.loads(metadata["record"])
@@ -103,24 +115,24 @@ def load_checkpoint(path: Path, *, limit: int = MAX_BYTES) -> Checkpoint | None:
     except CacheError:
         raise
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
-        raise CacheError(f"{path} is not a checkpoint of this library ({error}); remove it to train again") from error
+        raise CacheError(f"{path} is not a checkpoint of this library ({error}); {remedy}") from error
     finally:
         os.close(descriptor)
     if not isinstance(record, dict):
-        raise CacheError(f"{path} is not a checkpoint of this library (no record); remove it to train again")
+        raise CacheError(f"{path} is not a checkpoint of this library (no record); {remedy}")
     if digest != metadata.get("digest"):
-        raise CacheError(f"{path} is damaged (its checksum does not match); remove it to train again")
+        raise CacheError(f"{path} is damaged (its checksum does not match); {remedy}")
     return found
 
 
-def _check_size(path: Path, descriptor: int, limit: int) -> None:
+def _check_size(path: Path, descriptor: int, remedy: str, limit: int) -> None:
     """Refuse what would take much memory before anything of it is parsed."""
     size = os.fstat(descriptor).st_size
     if size > limit:
-        raise CacheError(f"{path} has {size:,} bytes, more than the {limit:,} allowed; remove it")
+        raise CacheError(f"{path} has {size:,} bytes, more than the {limit:,} allowed; {remedy}")
     header = int.from_bytes(os.read(descriptor, 8), "little")
     if header > MAX_HEADER_BYTES:
         raise CacheError(
             f"{path} is not a checkpoint of this library (a header of {header:,} bytes, where {MAX_HEADER_BYTES:,} are "
-            f"allowed); remove it to train again"
+            f"allowed); {remedy}"
         )

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gta_datasets.atomic import remove_leftovers
+from gta_datasets.atomic import is_file, remove_leftovers
 from gta_datasets.config import TrainingConfig
 from gta_datasets.errors import CacheError
 from gta_datasets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -42,8 +42,8 @@ class Fitted(Generic[Module]):
 
 
 def is_fitted(folder: Path) -> bool:
-    """Whether `load_or_train` would only load."""
-    return (folder / MODEL_FILE).is_file()
+    """Whether `load_or_train` would only load; CacheError if that cannot be known."""
+    return is_file(folder / MODEL_FILE)
 
 
 def load_or_train(

@@ -75,3 +75,15 @@ def test_row_3_a_page_on_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypa
         write_page(page, title="a", summary="b", size="c", method="d", **parts)
     assert page.read_text() == "the old one"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_dataset_that_cannot_be_named_is_an_error_and_leaves_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(CacheError, match=r"cannot name the dataset .*set-v0: Input/output error"):
+        write("new/set-v0")
+    assert [path.name for path in root.rglob("*") if path.is_file()] == ["namespace_metadata.json"]

@@ -6,10 +6,8 @@ import gc
 import logging
 import os
 import resource
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -184,18 +182,6 @@ assert store.get(2) is None
 assert store.verify() == {0: True, 2: False}
 assert not calls
 """
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user can reach (those of pytest are private)."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o755)
-    shutil.rmtree(folder)
 
 
 def filled(root: Path) -> ShardStore:

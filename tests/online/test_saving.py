@@ -56,6 +56,13 @@ def test_the_folder_may_be_a_link(dataset: minari.MinariDataset, tmp_path: Path)
     assert (tmp_path / "disk" / "buffer").is_file()
 
 
+def test_nobody_is_told_to_remove_a_file_of_his_own(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("by me" * 100)
+    for path in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(CacheError, match=r"not .*; give the file that buffer.save\(path\) wrote$"):
+            ATraDiffReplayBuffer.load(path, dataset, Line(), device="cpu")
+
+
 def test_with_the_model(dataset: minari.MinariDataset, tmp_path: Path) -> None:
     buffer = quick_buffer(dataset)
     model = SAC("MlpPolicy", Line(), policy_kwargs={"net_arch": [8]}, learning_starts=5, batch_size=8, device="cpu")

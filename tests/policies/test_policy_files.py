@@ -38,15 +38,26 @@ def assert_same_policy(first: Any, second: Any) -> None:
     np.testing.assert_allclose(first.observation_scaler.mean, second.observation_scaler.mean)
 
 
-def test_folders_that_users_choose_may_be_links(tmp_path: Path) -> None:
+def test_folders_and_files_that_users_choose_may_be_links(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "disk")
     algorithm = trained(GTPBCConfig)
     save_policy(algorithm, tmp_path / "runs" / "policy.safetensors")
     assert_same_policy(algorithm, load_policy(tmp_path / "runs" / "policy.safetensors"))
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "runs" / "policy.safetensors")
-    with pytest.raises(CacheError, match="is a symbolic link"):
-        save_policy(algorithm, tmp_path / "link.safetensors")
+    assert_same_policy(algorithm, load_policy(tmp_path / "link.safetensors"))
+    save_policy(algorithm, tmp_path / "link.safetensors")
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert_same_policy(algorithm, load_policy(tmp_path / "link.safetensors"))
+
+
+def test_nobody_is_told_to_remove_a_file_of_his_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("by me" * 100)
+    for path in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(CacheError, match=r"not .*; give a file that save_policy wrote$"):
+            load_policy(path)
+    with pytest.raises(CacheError, match="it is a folder; choose another name"):
+        save_policy(trained(GTPBCConfig), tmp_path)
 
 
 @pytest.mark.parametrize("config", [GTPBCConfig, GTPConfig])
