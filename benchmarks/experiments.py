@@ -308,10 +308,15 @@ EXPERIMENTS = {
         ),
         Experiment(
             "batches",
-            "GTA's data with large batches",
+            "Size of batches, with GTA's data",
             GYM_MEDIUM,
-            (replace(NONE, batch_size=1_024), replace(GTA, batch_size=1_024)),
+            tuple(
+                replace(method, name=f"{method.name}, batch {size}", batch_size=size)
+                for size in (256, 1_024)
+                for method in (NONE, GTA)
+            ),
             ("TD3BC",),
+            updates=90_000,
             note=OURS,
         ),
         Experiment(

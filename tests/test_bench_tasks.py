@@ -96,7 +96,7 @@ def test_judged_data_of_the_paper_scale_have_its_settings() -> None:
 
 def test_a_method_may_have_a_preset_and_batches_of_its_own() -> None:
     usual, other = (unit_of("factors", HOPPER, name, "cpu") for name in ("GTA", "GTA, preset demo"))
-    large = unit_of("batches", HOPPER, "GTA", "cpu")
+    large = unit_of("batches", HOPPER, "GTA, batch 1024", "cpu")
     assert (usual.identity["preset"], other.identity["preset"]) == ("cpu", "demo")
     assert other.config["training"]["training_steps"] < usual.config["training"]["training_steps"]
     assert (usual.identity["batch_size"], large.identity["batch_size"]) == (256, 1_024)
