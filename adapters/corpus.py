@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -22,7 +23,7 @@ from gta_datasets.methods.base import Augmenter
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.storage import AugmentedStorage
 
-__all__ = ["Corpus", "ReturnToGo", "Subsequences", "check_return_to_go"]
+__all__ = ["Corpus", "ReturnToGo", "Subsequences", "check_return_to_go", "check_scale"]
 
 REMEDY = "leave it out with dataset.filter_episodes(lambda episode: episode.id != ...)"
 """Against an invalid episode: an adapter reads a dataset as it is."""
@@ -35,6 +36,12 @@ def check_return_to_go(kind: str) -> None:
     """Raise ConfigError if `kind` is no `ReturnToGo`."""
     if kind not in get_args(ReturnToGo):
         raise ConfigError(f"return_to_go={kind!r} is not known; choose 'amplified' or 'source'")
+
+
+def check_scale(name: str, value: object) -> None:
+    """Raise ConfigError unless something can be multiplied or divided by `value`."""
+    if not isinstance(value, float | int | np.number) or not 0 < value < math.inf:
+        raise ConfigError(f"{name}={value!r} is not allowed; choose a number above 0")
 
 
 class Subsequences(NamedTuple):

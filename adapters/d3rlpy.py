@@ -9,10 +9,11 @@ import minari
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gta_datasets.adapters.corpus import Corpus, ReturnToGo, check_return_to_go
+from gta_datasets.adapters.corpus import Corpus, ReturnToGo, check_return_to_go, check_scale
 from gta_datasets.adapters.d3rlpy_episodes import EpisodeSequence, Layout, PlacedEpisode, PlacedTrajectorySlicer
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.statistics import RunningStatistics
+from gta_datasets.config.fields import truth
 from gta_datasets.errors import ConfigError, requires_extra
 
 with requires_extra("d3rlpy", "d3rlpy", "the adapter needs"):
@@ -73,6 +74,7 @@ def to_d3rlpy(
         DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     check_return_to_go(return_to_go)
+    tuple_observation = truth("tuple_observation", tuple_observation)
     corpus = Corpus(dataset)
     layout = Layout(corpus, tuple_observation=tuple_observation)
     mixture = Mixture(corpus.num_real, corpus.num_generated, real_fraction=real_fraction, weights=weights, seed=seed)
@@ -196,8 +198,10 @@ class AugmentedReplayBuffer(ReplayBufferBase):
         transitions.
 
         Raises:
-            ConfigError: `kind` is not known, or is "return" and no two real episodes differ in their returns.
+            ConfigError: `kind` is not known, or is "return" and no two real episodes differ in their returns, or a
+                multiplier that is not above 0.
         """
+        check_scale("multiplier", multiplier)
         if kind == "return":
             returns = self._corpus.episode_returns[: self._corpus.num_real_episodes]
             if len(set(returns.tolist())) < 2:

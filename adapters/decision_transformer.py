@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gta_datasets.adapters.corpus import Corpus, ReturnToGo, check_return_to_go
+from gta_datasets.adapters.corpus import Corpus, ReturnToGo, check_return_to_go, check_scale
 from gta_datasets.adapters.indexing import resolve
 from gta_datasets.adapters.mixing import Fraction, Mixture
 from gta_datasets.adapters.statistics import RunningStatistics
-from gta_datasets.config.fields import whole_number
+from gta_datasets.config.fields import truth, whole_number
 from gta_datasets.errors import ConfigError
 
 __all__ = ["SampleBy", "SequenceDataset", "to_decision_transformer"]
@@ -53,8 +52,8 @@ def to_decision_transformer(
     """
     context_length = whole_number("context_length", context_length, 1)
     check_return_to_go(return_to_go)
-    if not isinstance(return_scale, float | int | np.number) or not 0 < return_scale < math.inf:
-        raise ConfigError(f"return_scale={return_scale!r} is not allowed; choose a number above 0")
+    check_scale("return_scale", return_scale)
+    normalize = truth("normalize", normalize)
     return SequenceDataset(
         Corpus(dataset), context_length, return_to_go=return_to_go, return_scale=return_scale, normalize=normalize
     )

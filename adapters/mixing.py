@@ -165,7 +165,10 @@ class Mixture:
 
         They are apart because next to the sum of one kind the weights of the other may be lost.
         """
-        array = np.asarray(weights, np.float64)
+        try:
+            array = np.asarray(weights, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"weights are no numbers ({error}); give one per transition") from error
         size = self.num_real + self.num_generated
         if array.shape != (size,):
             raise ConfigError(

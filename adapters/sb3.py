@@ -19,7 +19,7 @@ from gta_datasets.adapters.sb3_buffers import (
 )
 from gta_datasets.adapters.sb3_layout import Layout, check_spaces
 from gta_datasets.adapters.sb3_training import check_trainable, train_offline
-from gta_datasets.config.fields import whole_number
+from gta_datasets.config.fields import truth, whole_number
 from gta_datasets.device import torch_device
 from gta_datasets.errors import ConfigError, requires_extra
 
@@ -73,6 +73,7 @@ def to_sb3(
         DivergenceError, QualificationError: what is missing cannot be generated, as of the dataset's `generate`.
     """
     buffer_size, device = whole_number("buffer_size", buffer_size, 1), torch_device(device)
+    copy = truth("copy", copy)
     if copy and not (real_fraction is None and weights is None and online_fraction is None):
         raise ConfigError(
             "real_fraction, online_fraction and weights need copy=False: an ordinary ReplayBuffer draws from all "

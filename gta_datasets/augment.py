@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import minari
-import numpy as np
 import platformdirs
 
 from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
-from gta_datasets.config.fields import whole_number
+from gta_datasets.config.fields import truth, whole_number
 from gta_datasets.data.reading import holds_generated
 from gta_datasets.data.screen import dataset_path, screen_id
 from gta_datasets.data.spaces import SpaceCodec
@@ -93,8 +92,7 @@ def augment(
     if num_transitions is not None:
         num_transitions = whole_number("num_transitions", num_transitions, 1, 2**63 - 1)
     seed = whole_number("seed", seed, 0, 2**32 - 1)
-    if not isinstance(include_source, bool | np.bool_):  # any word, "no" too, would count as true
-        raise ConfigError(f"include_source={include_source!r} is not allowed; choose True or False")
+    include_source, progress = truth("include_source", include_source), truth("progress", progress)
     source = open_dataset(dataset)
     if holds_generated(source):
         warn(
@@ -113,7 +111,7 @@ def augment(
         cache_root=cache_root(cache_dir),
         progress=progress,
     )
-    return GTAAugmentedDataset(pipeline, include_source=bool(include_source))
+    return GTAAugmentedDataset(pipeline, include_source=include_source)
 
 
 def open_dataset(dataset: minari.MinariDataset | str, *, trust: bool = False) -> minari.MinariDataset:

@@ -121,6 +121,7 @@ def test_a_configuration_may_be_given_as_the_method(dataset: minari.MinariDatase
         ({"device": None}, "device=None is not a torch device; choose 'auto', 'cpu' or 'cuda'"),
         ({"cache_dir": 5}, "cache_dir=5 is not allowed; give the path of a folder, or None for the usual one"),
         ({"include_source": "no"}, "include_source='no' is not allowed; choose True or False"),
+        ({"progress": "no"}, "progress='no' is not allowed; choose True or False"),
         ({"num_transitions": 0}, "num_transitions=0 is not allowed"),
         ({"num_transitions": 1e6}, "num_transitions=1000000.0 is not allowed; choose a whole number from 1 to "),
         ({"num_transitions": True}, "num_transitions=True is not allowed"),

@@ -74,6 +74,7 @@ NAN = math.nan
     [
         ("horizon", 0, "at least 1"),
         ("horizon", -3, "at least 1"),
+        ("horizon", 10_001, "at most 10,000"),
         ("discount", -0.01, r"\[0, 1\]"),
         ("discount", 1.01, r"\[0, 1\]"),
         ("discount", NAN, "finite"),

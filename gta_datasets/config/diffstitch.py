@@ -14,6 +14,7 @@ from gta_datasets.config.stages import (
     SolverConfig,
     TrainingConfig,
     require_batch_size,
+    require_horizon,
 )
 
 __all__ = ["DiffStitchConfig", "StateConfig", "StitchingConfig"]
@@ -27,7 +28,7 @@ class StateConfig(ReadingConfig):
 
     def _check(self) -> None:
         super()._check()
-        require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
+        require_horizon(self.horizon)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from gta_datasets.errors import ConfigError
 
-__all__ = ["AUTO", "Stage", "auto_field", "io_field", "require", "require_choice", "whole_number"]
+__all__ = ["AUTO", "Stage", "auto_field", "io_field", "require", "require_choice", "truth", "whole_number"]
 
 AUTO = "auto"
 """The value of a field that is found from the data."""
@@ -46,6 +46,12 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
             return number
     allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise ConfigError(f"{name}={value!r} is not allowed; choose a whole number {allowed}")
+
+
+def truth(name: str, value: object) -> bool:
+    """`value` as a bool; ConfigError unless it is one, Python's or numpy's: any word, "no" too, would count as true."""
+    require(isinstance(value, bool | np.bool_), name, value, "True or False")
+    return bool(value)
 
 
 @dataclass(frozen=True)

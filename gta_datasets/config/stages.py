@@ -17,7 +17,11 @@ __all__ = [
     "SolverConfig",
     "TrainingConfig",
     "require_batch_size",
+    "require_horizon",
 ]
+
+LONGEST = 10_000
+"""Windows of more transitions fit no network's memory."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class DataConfig(ReadingConfig):
 
     def _check(self) -> None:
         super()._check()
-        require(self.horizon >= 1, "horizon", self.horizon, "at least 1 transition")
+        require_horizon(self.horizon)
         require(0 <= self.discount <= 1, "discount", self.discount, "a number in [0, 1]")
         require_choice("returns", self.returns, ("recorded", "expected"))
         endless = self.returns == "expected" and self.discount == 1
@@ -218,3 +222,8 @@ class SamplingConfig(SolverConfig):
 def require_batch_size(size: int) -> None:
     """Raise ConfigError unless `size` windows may be asked for per network evaluation; 0 leaves the number open."""
     require(size >= 0, "generate_batch_size", size, "a number, or 0 for one that suits")
+
+
+def require_horizon(horizon: int) -> None:
+    """Raise ConfigError for windows of no transition, or of more than a network could take."""
+    require(1 <= horizon <= LONGEST, "horizon", horizon, f"at least 1 transition and at most {LONGEST:,}")

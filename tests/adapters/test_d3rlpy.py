@@ -249,6 +249,12 @@ def test_a_range_of_returns_that_is_zero_does_not_divide(lengths: tuple[int, ...
         buffer.reward_scaler("return")
 
 
+@pytest.mark.parametrize("multiplier", [np.nan, 0.0, -1.0, "2"])
+def test_a_multiplier_that_is_none(source: minari.MinariDataset, multiplier: float | str) -> None:
+    with pytest.raises(ConfigError, match=r"multiplier=.* is not allowed; choose a number above 0"):
+        to_d3rlpy(source).reward_scaler(multiplier=multiplier)
+
+
 def test_sums_of_generated_trajectories_are_no_returns(augmented: GTAAugmentedDataset) -> None:
     with pytest.raises(ConfigError, match="there are none; choose 'standard' or 'min_max', or"):
         augmented.generated.to_d3rlpy().reward_scaler("return")

@@ -38,6 +38,7 @@ def untrained(tmp_path: Path) -> Iterator[GTAAugmentedDataset]:
         ({"seed": -1}, "seed=-1 is not allowed"),
         ({"weights": [1.0, 2.0]}, r"weights have shape \(2,\); give one per transition, \(\d\d\d,\)"),
         ({"weights": np.ones((2, 2))}, "weights have shape"),
+        ({"weights": "all"}, "weights are no numbers"),
     ],
 )
 def test_a_share_weights_or_a_seed_that_is_not_allowed(
@@ -45,6 +46,12 @@ def test_a_share_weights_or_a_seed_that_is_not_allowed(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         getattr(untrained, adapter)(**options)
+
+
+@pytest.mark.parametrize(("adapter", "option"), [("to_d3rlpy", "tuple_observation"), ("to_sb3", "copy")])
+def test_a_word_is_neither_true_nor_false(untrained: GTAAugmentedDataset, adapter: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option}='no' is not allowed; choose True or False"):
+        getattr(untrained, adapter)(**{option: "no"})
 
 
 def test_a_kind_of_data_that_is_not_there(untrained: GTAAugmentedDataset) -> None:
@@ -58,7 +65,8 @@ def test_a_goal_that_is_not_there(untrained: GTAAugmentedDataset) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"context_length": 0}, {"return_to_go": "own"}, {"return_scale": 0.0}, {"return_scale": "1"}]
+    "options",
+    [{"context_length": 0}, {"return_to_go": "own"}, {"return_scale": 0.0}, {"return_scale": "1"}, {"normalize": "no"}],
 )
 def test_options_of_decision_transformer(untrained: GTAAugmentedDataset, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
