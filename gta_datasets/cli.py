@@ -290,6 +290,8 @@ def parse_setting(setting: str, method: str = "gta") -> tuple[str, Any]:
     """
     name, equals, text = setting.partition("=")
     known = METHODS.get(method, GTAConfig).keywords()  # of an unknown method, augment() says so
+    if name in ("cache_dir", "device", "num_transitions", "preset", "seed", "task"):
+        raise ConfigError(f"{name} is an option of its own: --{name.replace('_', '-')}")
     if not equals or name not in known:
         raise ConfigError(f"{setting} is not name=value with one of {', '.join(sorted(known))}")
     for read in (json.loads, ast.literal_eval):

@@ -50,7 +50,7 @@ def read_episodes(
     dataset: minari.MinariDataset,
     *,
     invalid: Literal["error", "drop"] = "error",
-    remedy: str = 'pass invalid="drop" to leave it out',
+    remedy: str = 'pass invalid="drop" (in a shell --set invalid=drop) to leave it out',
 ) -> Source:
     """Read every episode of `dataset` into contiguous arrays; the dataset is not modified.
 

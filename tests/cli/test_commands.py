@@ -269,6 +269,7 @@ def test_settings_become_fields(
     ("arguments", "message"),
     [
         (["--set", "alhpa=1.3"], "alhpa=1.3 is not name=value with one of alpha, auto_error, "),
+        (["--set", "num_transitions=9"], "num_transitions is an option of its own: --num-transitions"),
         (["--set", "alpha"], "alpha is not name=value with one of alpha, auto_error, "),
         (["--set", "alpha=much"], "alpha='much' is not allowed; choose a value of type float"),
         (["--set", "alpha=NaN"], "alpha=nan is not allowed"),
