@@ -317,6 +317,7 @@ EXPERIMENTS = {
             ),
             ("TD3BC",),
             updates=90_000,
+            tested="GTA, batch 1024",
             note=OURS,
         ),
         Experiment(

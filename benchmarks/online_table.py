@@ -56,7 +56,7 @@ def table(found: Mapping[str, Sequence[Line]], target: float) -> str:
                 str(len(steps) - steps.count(None)),
                 f"{median:,.0f}" if np.isfinite(median) else "-",
                 spread(means, 1),
-                "-" if test is None else f"{test:.3f}",
+                "-" if test is None else f"{test.p:.3f}",
                 spread([list(line["returns"].values())[-1]["mean"] for line in lines], 1),
                 *(
                     _milliseconds(lines, name)

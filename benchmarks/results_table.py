@@ -269,9 +269,9 @@ def _test(ours: list[list[Score]], theirs: list[list[Score]]) -> tuple[str, ...]
         return ()
     parts = []
     for name, first, second in (("", _ends(ours), _ends(theirs)), ("second half ", _later(ours), _later(theirs))):
-        p_value = welch(first, second) if all(first) and all(second) else None
-        if p_value is not None:
-            parts.append(name + ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}"))
+        found = welch(first, second) if all(first) and all(second) else None
+        if found is not None:
+            parts.append(f"{name}{found}")
     return tuple(parts)
 
 

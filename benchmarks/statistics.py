@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Summary", "deviation", "share_above", "spread", "summarise", "welch"]
+__all__ = ["Summary", "Test", "deviation", "share_above", "spread", "summarise", "welch"]
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -26,6 +26,18 @@ class Summary(NamedTuple):
     number: int  # of seeds, or runs where there are several datasets
     iqm: float  # mean of the middle half of all runs
     interval: tuple[float, float] | None  # of the interquartile mean; None where there are too few seeds
+
+
+class Test(NamedTuple):
+    """How far the means of two methods are apart."""
+
+    p: float  # two-sided
+    difference: float  # ours less theirs
+    interval: tuple[float, float]  # of the difference
+
+    def __str__(self) -> str:
+        p_value = "< 0.001" if self.p < 0.001 else f"{self.p:.3f}"
+        return f"{p_value} ({self.difference:+.1f} [{self.interval[0]:.1f}, {self.interval[1]:.1f}])"
 
 
 def summarise(samples: Sequence[Sequence[float]]) -> Summary:
@@ -53,8 +65,8 @@ def summarise(samples: Sequence[Sequence[float]]) -> Summary:
     return Summary(means, std, len(together), float(stats.trim_mean(together, 0.25)), interval)
 
 
-def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float | None:
-    """Two-sided p-value that both have the same mean over datasets, without assuming equal spreads.
+def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Test | None:
+    """Whether both have the same mean over datasets, without assuming equal spreads; the interval is of 95 %.
 
     Both are scores of seeds by dataset. Seeds of different datasets have nothing in common, so the variances of the
     means add up, and degrees of freedom are Satterthwaite's; of one dataset this is Welch's test. None where there are
@@ -66,9 +78,12 @@ def welch(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) ->
     variances = np.array([sample.var(ddof=1) / len(sample) for sample in first + second])
     if not variances.any():
         return None
-    difference = sum(sample.mean() for sample in first) - sum(sample.mean() for sample in second)
+    difference = np.mean([sample.mean() for sample in first]) - np.mean([sample.mean() for sample in second])
+    error = np.sqrt(variances.sum()) / len(first)
     freedom = variances.sum() ** 2 / sum(variances**2 / [len(sample) - 1 for sample in first + second])
-    return float(2 * stats.t.sf(abs(difference) / np.sqrt(variances.sum()), freedom))
+    margin = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
+    p_value = float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return Test(p_value, float(difference), (float(difference - margin), float(difference + margin)))
 
 
 def deviation(values: Sequence[float]) -> float:

@@ -27,15 +27,15 @@ ABOUT = ("dataset", "algorithm", "seed")
 """What a line is about, before how it was made."""
 
 HOW = (
-    "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert); 'second half' is the "
-    "mean of the evaluations in the second half of the training. Mean and standard deviation over seeds of the "
-    "policy; what they learn from is generated once, and every evaluation has the same seeds of the environment. IQM "
-    "is the mean of the middle half of four runs or more, from five seeds of a dataset on with a 95 % bootstrap "
-    "interval that draws seeds within datasets; p is of Welch's two-sided test, of the ends and of the second halves, "
-    "not corrected for the number of tests, and says nothing of how data differ that are generated anew. A mean over "
-    "datasets is of those datasets and seeds that both methods of a test have. 'paper' is the GTA paper's number on "
-    "D4RL's dataset of the same name, and scores of locomotion are by D4RL's references of the v2 environments: "
-    "compare columns of a row, not ours with the paper's."
+    "Scores are those of the last evaluation, normalised as D4RL does (0: random, 100: expert); 'second half' is "
+    "the mean of the evaluations in the second half of the training. Mean and standard deviation over seeds of the "
+    "policy; what they learn from is generated once, and every evaluation has the same seeds of the environment. "
+    "IQM is the mean of the middle half of four runs or more, from five seeds of a dataset on with a 95 % bootstrap "
+    "interval that draws seeds within datasets; p is of Welch's two-sided test, of the ends and of the second "
+    "halves, with the difference and its 95 % interval, not corrected for the number of tests, and says nothing of "
+    "how data differ that are generated anew. A mean over datasets is of those datasets and seeds that both methods "
+    "of a test have. 'paper' is the GTA paper's number on D4RL's dataset of the same name, and scores of locomotion "
+    "are by D4RL's references of the v2 environments: compare columns of a row, not ours with the paper's."
 )
 
 OURS = (

@@ -41,12 +41,21 @@ def test_welchs_test() -> None:
     variances = ours.var(ddof=1) / 3, theirs.var(ddof=1) / 4
     statistic = (ours.mean() - theirs.mean()) / np.sqrt(sum(variances))
     freedom = sum(variances) ** 2 / (variances[0] ** 2 / 2 + variances[1] ** 2 / 3)
-    assert welch([ours], [theirs]) == pytest.approx(2 * stats.t.sf(statistic, freedom))
+    found = welch([ours], [theirs])
+    assert found.p == pytest.approx(2 * stats.t.sf(statistic, freedom))
+    known = stats.ttest_ind(ours, theirs, equal_var=False)
+    assert found.p == pytest.approx(known.pvalue)
+    assert found.difference == pytest.approx(ours.mean() - theirs.mean())
+    assert found.interval == pytest.approx(tuple(known.confidence_interval(0.95)))
     other = np.array([10.0, 10.0, 13.0])
     variances = *variances, other.var(ddof=1) / 3, other.var(ddof=1) / 3
     statistic = (ours.mean() - theirs.mean()) / np.sqrt(sum(variances))
     freedom = sum(variances) ** 2 / sum(each**2 / size for each, size in zip(variances, (2, 3, 2, 2), strict=True))
-    assert welch([ours, other], [theirs, other[::-1]]) == pytest.approx(2 * stats.t.sf(statistic, freedom))
+    together = welch([ours, other], [theirs, other[::-1]])
+    assert together.p == pytest.approx(2 * stats.t.sf(statistic, freedom))
+    margin = stats.t.ppf(0.975, freedom) * np.sqrt(sum(variances)) / 2
+    assert together.difference == pytest.approx(found.difference / 2), "of the mean of both datasets"
+    assert together.interval == pytest.approx((together.difference - margin, together.difference + margin))
     assert welch([[1.0]], [theirs]) is None
     assert welch([[1.0, 1.0]], [[1.0, 1.0]]) is None
 
