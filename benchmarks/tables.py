@@ -88,7 +88,7 @@ def _scale(scale: Scale) -> str:
     ends = "" if scale.tuned else " Policies learn from data with the library's terminations, SynthER's too."
     return (
         f"{scale.updates:,} updates of batch {scale.batch_size:,}, {scale.seeds} seeds, {scale.episodes} episodes per "
-        f"evaluation; preset `{scale.preset}`, {scale.num_transitions:,} generated transitions. Judged data: preset "
+        f"evaluation; preset `{scale.preset}`, {scale.num_transitions:,} generated transitions. Data quality: preset "
         f"`{scale.quality_preset}`, {scale.quality_transitions:,} generated transitions; by GTA with "
         f"`alpha` {PAPERS['gta']['alpha']}, the paper's for locomotion, where no other is named, and with the source's "
         f"terminations; by SynthER with those that it generates.{ends}"
