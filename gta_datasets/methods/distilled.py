@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class DistilledFlow:
         denoiser: Callable[[], EDMDenoiser],
         network: Callable[[], FlowMap],
         batches: Batches,
-        precision: Callable[[], torch.autocast],
+        precision: Callable[[], AbstractContextManager[None]],
         seed: int,
         device: torch.device,
     ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,7 @@ class GTA:
         asked = asked_returns(self._returns.of(windows), sampling, best=self._returns.best)
         return batch.rows, self._returns.condition(batch, asked)
 
-    def _precision(self) -> torch.autocast:
+    def _precision(self) -> AbstractContextManager[None]:
         return autocast(self._config.network.precision, self._device)
 
     def _new_denoiser(self) -> EDMDenoiser:
