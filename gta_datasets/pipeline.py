@@ -29,7 +29,7 @@ from gta_datasets.store import ShardStore, content_key
 from gta_datasets.surroundings import plain_torch
 from gta_datasets.training.team import Team
 from gta_datasets.warn import warn
-from gta_datasets.workers import Backend, check_workers, make_shards
+from gta_datasets.workers import Backend, check_children, check_workers, make_shards
 
 __all__ = ["Pipeline"]
 
@@ -86,11 +86,12 @@ class Pipeline:
     def augmenter(self) -> Augmenter:
         """The method bound to the source; a warning names the episodes that nothing is generated from."""
         augmenter = build_augmenter(self.source, self.config, seed=self.seed, device=torch.device(self.device))
-        skipped = self._skipped(augmenter)
+        skipped, dropped = self._skipped(augmenter), len(self.source.dropped)
         if skipped:
             some = "; ".join(skipped[:WARNED_EPISODES])
+            invalid = f", and {dropped} of these are left out as invalid" if dropped else ""
             warn(
-                f"nothing is generated from {len(skipped)} of {self.dataset.total_episodes} source episodes "
+                f"nothing is generated from {len(skipped)} of {self.dataset.total_episodes} source episodes{invalid} "
                 f"(the attribute `skipped` names them all): {some}"
             )
         return augmenter
@@ -224,6 +225,9 @@ class Pipeline:
         workers = check_workers(workers, backend)
         if not self.augmenter.stored:
             return
+        wanted = min(workers, self.plan.num_shards)
+        if wanted > 1 and backend == "process" and not self.is_complete:  # before it is trained
+            check_children(workers)
         store = self.fit()
         committed = set(store.indices())
         team = Team.of_launch()

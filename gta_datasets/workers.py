@@ -27,7 +27,7 @@ from gta_datasets.config.fields import whole_number
 from gta_datasets.errors import ConfigError, WorkerError, requires_extra
 from gta_datasets.warn import warn
 
-__all__ = ["Backend", "Maker", "check_workers", "make_shards", "ray_cluster"]
+__all__ = ["Backend", "Maker", "check_children", "check_workers", "make_shards", "ray_cluster"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,11 @@ MOST_DEATHS = 3
 GRACE = 10.0
 """Seconds that a process may take to clean up behind itself."""
 
+WORKER = "gta-datasets worker"
+"""Name of a process that makes shards, also while it still imports the script of who started it."""
+
 UNGUARDED = 113
-"""Exit code of a process that was to make shards, and found the script it imports asking for workers."""
+"""Exit code of one that found this script asking for workers."""
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit locked locks of torch's threads
 
@@ -68,16 +71,19 @@ def check_workers(workers: int, backend: str) -> int:
     if backend == "ray":
         with requires_extra("ray", "ray", "backend='ray' needs"):
             import ray  # noqa: F401 - whether it is there
-    elif workers > 1:
-        _check_children(workers)
     return workers
 
 
-def _check_children(workers: int) -> None:
+def check_children(workers: int) -> None:
     """Raise ConfigError where this process may have no children, or they could not import its script."""
     process = multiprocessing.current_process()
-    if getattr(process, "_inheriting", False):  # this is a worker, which imports the script
-        sys.exit(UNGUARDED)
+    if getattr(process, "_inheriting", False):  # it imports the script of who started it
+        if process.name == WORKER:
+            sys.exit(UNGUARDED)
+        raise ConfigError(
+            f"{workers=} in a process that multiprocessing is starting, which imports the script: call "
+            'generate(workers=...) below `if __name__ == "__main__":`'
+        )
     if process.daemon:
         raise ConfigError(
             f"{workers=} in a daemonic process, which may have no children; call it with workers=1 here, or from a "
@@ -120,7 +126,7 @@ class _Worker:
     def __init__(self, maker: Maker, threads: int) -> None:
         self.pipe, theirs = _SPAWN.Pipe()
         self.number = -1  # of the shard it makes
-        self._process = _SPAWN.Process(target=_serve, args=(theirs, maker, threads), daemon=True)
+        self._process = _SPAWN.Process(target=_serve, args=(theirs, maker, threads), name=WORKER, daemon=True)
         self._process.start()
         theirs.close()
 

@@ -217,6 +217,39 @@ def test_a_script_that_asks_where_workers_import_it_is_told_so_at_once(
     assert "Traceback" not in found.stderr
 
 
+OTHERS = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from gta_datasets.errors import ConfigError
+from tests.smoke import tiny
+augmented = tiny(sys.argv[1], cache_dir=sys.argv[2], seed=int(sys.argv[3]))
+try:
+    augmented.generate(workers=2)
+except ConfigError as error:
+    print(error)
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        print(pool.submit(abs, -3).result())
+"""
+
+
+def test_processes_of_others_that_import_the_script_go_on(dataset: minari.MinariDataset, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(OTHERS)
+    tiny(dataset, cache_dir=tmp_path / "cache", seed=0).generate()
+    found = run_python([script, dataset.id, tmp_path / "cache", 0])
+    assert found.stdout.splitlines() == ["3"], "nothing is missing, so nobody is asked for"
+
+
+def test_where_another_process_imports_the_script_it_may_not_ask_for_workers(
+    dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(ConfigError, match=r"multiprocessing is starting, which imports the script: .*__main__"):
+        tiny(dataset).generate(workers=2)
+
+
 def test_a_script_that_is_no_file_is_refused_before_any_work(dataset: minari.MinariDataset, tmp_path: Path) -> None:
     found = run_python(["-", dataset.id, tmp_path / "cache"], SCRIPT)
     assert found.stdout.startswith("ConfigError workers=2 in a script that is no file (<stdin>)")
