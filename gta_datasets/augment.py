@@ -13,7 +13,7 @@ import platformdirs
 from gta_datasets.config import GTAConfig, MethodConfig, StagedConfig
 from gta_datasets.config.fields import truth, whole_number
 from gta_datasets.data.reading import holds_generated
-from gta_datasets.data.screen import dataset_path, screen_id
+from gta_datasets.data.screen import screen_id
 from gta_datasets.data.spaces import SpaceCodec
 from gta_datasets.dataset import GTAAugmentedDataset
 from gta_datasets.device import torch_device
@@ -117,13 +117,13 @@ def augment(
 def open_dataset(dataset: minari.MinariDataset | str, *, trust: bool = False) -> minari.MinariDataset:
     """A dataset, or the one of an id, which is screened before Minari opens it; raises the errors of `augment`.
 
-    With `trust` only the id is screened.
+    With `trust` the environments that it names are not.
     """
     if isinstance(dataset, minari.MinariDataset):
         return dataset
     if not isinstance(dataset, str):
         raise DatasetError(f"dataset is of type {type(dataset).__name__}; give a minari.MinariDataset or an id")
-    if not (dataset_path(dataset) if trust else screen_id(dataset)).exists():
+    if not screen_id(dataset, environments=not trust).exists():
         raise DatasetError(
             f"there is no dataset {dataset!r} on this machine; `minari list local` shows those there are, and "
             f"`minari download {dataset}` fetches it if it is a public one"

@@ -42,7 +42,7 @@ Seed = Annotated[int, typer.Option(help="Seed of training and generation.")]
 Device = Annotated[str, typer.Option(help="A torch device, or auto.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of the cache; default: GTA_DATASETS_CACHE or the user's.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A field of the configuration, such as alpha=1.2.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Let Minari run any environment that the dataset names.")]
+Trust = Annotated[bool, typer.Option("--trust", help="The environment that the dataset names may be of any package.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
 
 

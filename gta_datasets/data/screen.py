@@ -45,12 +45,12 @@ FORMATS = ("hdf5", "arrow", "parquet")
 ENTRY_POINT = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Z]\w*", re.ASCII)
 
 
-def screen(path: str | os.PathLike[str]) -> None:
+def screen(path: str | os.PathLike[str], *, environments: bool = True) -> None:
     """Raise unless Minari can open the dataset folder `path` without running code or leaving the folder.
 
     `path` is the folder of one dataset, or the `data` folder in it. Its environment specifications may name what is in
-    `ALLOWED_PACKAGES` or below. UntrustedDatasetError says what was found; DatasetError if there is no readable dataset
-    at `path`.
+    `ALLOWED_PACKAGES` or below, or anything if `environments` are not to be checked: then Minari may run it.
+    UntrustedDatasetError says what was found; DatasetError if there is no readable dataset at `path`.
     """
     folder = _data_folder(Path(path))
     entries = list(_regular_entries(folder))
@@ -58,7 +58,7 @@ def screen(path: str | os.PathLike[str]) -> None:
     budget = MAX_SPACE_ELEMENTS
     for key in ("observation_space", "action_space"):
         budget -= _check_space(folder, key, metadata.get(key), budget)
-    for key in ("env_spec", "eval_env_spec"):
+    for key in ("env_spec", "eval_env_spec") if environments else ():
         _check_env_spec(folder, key, metadata.get(key))
     data_format = metadata.get("data_format")
     if data_format not in FORMATS:
@@ -106,11 +106,11 @@ def datasets_root() -> Path:
     return root
 
 
-def screen_id(dataset_id: str) -> Path:
+def screen_id(dataset_id: str, *, environments: bool = True) -> Path:
     """The folder of `dataset_id` under Minari's root, screened if it exists."""
     path = dataset_path(dataset_id)
     if path.exists():
-        screen(path)
+        screen(path, environments=environments)
     return path
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -71,6 +72,11 @@ def test_a_dataset_of_an_environment_of_the_users_needs_trust(run: Run, tmp_path
     assert errors.endswith("in a shell --trust\n")
     assert run(*command, "--trust")[0] == 0
     assert run("augment", "cli/missing-v0", "--trust")[0] == 2
+    with h5py.File(folder / "main_data.hdf5", "a") as file:
+        file["episode_0/link"] = h5py.ExternalLink("other.hdf5", "/")
+    code, _, errors = run(*command, "--trust")
+    assert code == 2
+    assert "is a soft or external link" in errors, "everything else is screened"
 
 
 def test_the_installed_script_runs() -> None:
