@@ -54,6 +54,7 @@ class Experiment:
     kind: Literal["policy", "quality"] = "policy"
     tested: str = "GTA"  # the method that is tested against the others, if it is among them
     baseline: str | None = None  # the method that all others are tested against besides
+    pairs: tuple[tuple[str, str], ...] = ()  # what is tested against what instead
     average: str = "average"  # the paper's row of means over datasets
     skipped: str | None = None  # why it cannot be run
     note: str | None = None  # what else a reader has to know
@@ -61,6 +62,8 @@ class Experiment:
     @property
     def tests(self) -> list[tuple[str, str]]:
         """Names of methods whose scores are tested, the second ones those that the first are tested against."""
+        if self.pairs:
+            return list(self.pairs)
         names = [method.name for method in self.methods]
         found = [(self.tested, other) for other in names if self.tested in names and other != self.tested]
         if self.baseline is not None:
@@ -317,7 +320,12 @@ EXPERIMENTS = {
             ),
             ("TD3BC",),
             updates=90_000,
-            tested="GTA, batch 1024",
+            pairs=(
+                ("GTA, batch 256", "None, batch 256"),
+                ("GTA, batch 1024", "None, batch 1024"),
+                ("None, batch 1024", "None, batch 256"),
+                ("GTA, batch 1024", "GTA, batch 256"),
+            ),
             note=OURS,
         ),
         Experiment(

@@ -96,8 +96,12 @@ def grid_of(experiment: Experiment, scale: Scale, found: Found) -> Grid:
             runs.setdefault((unit.algorithm, unit.task.name, unit.method.name), []).append(line)
     columns, rows = (_quality if experiment.kind == "quality" else _policies)(experiment, runs)
     sizes = {(unit.identity["updates"], unit.identity["batch_size"]) for unit in units if unit.algorithm is not None}
-    others = sizes - {(scale.updates, scale.batch_size)} if len(sizes) == 1 else set()  # else columns are named so
-    notes = [f"{updates:,} updates of batch {batch_size:,}." for updates, batch_size in others]
+    if len(sizes) == 1:
+        notes = [
+            f"{updates:,} updates of batch {size:,}." for updates, size in sizes - {(scale.updates, scale.batch_size)}
+        ]
+    else:  # columns are named by batches
+        notes = [f"{updates:,} updates." for updates in sorted({updates for updates, _ in sizes} - {scale.updates})]
     notes += [experiment.note] if experiment.note else []
     return Grid(
         experiment,

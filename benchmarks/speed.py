@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gta_datasets
@@ -35,6 +35,7 @@ from benchmarks.record import write_record
 from gta_datasets.config import GTAConfig
 from gta_datasets.device import torch_device
 from gta_datasets.networks import build_network
+from gta_datasets.training import loop
 
 PAPER = {
     "sampler": "stochastic_heun",
@@ -195,18 +196,22 @@ def _networks_by(build: Callable[..., nn.Module] | None) -> contextlib.AbstractC
 
 
 def seconds_per_step(arguments: argparse.Namespace, number: int = 10) -> float:
-    """Of the processor, in so many steps of training; of the clock on a GPU."""
+    """Of the processor, in so many steps of training after the first two; of the clock on a GPU."""
     clock = time.perf_counter if on_gpu(arguments.device) else time.process_time
-    seconds = []
-    for steps in (2, 2, 2 + number):  # the first time for what is done once
-        with tempfile.TemporaryDirectory() as scratch:
-            fresh = argparse.Namespace(**{**vars(arguments), "cache_dir": Path(scratch)})
-            made = augmented(fresh, training_steps=steps, warmup_steps=1)
-            made.storage.pipeline.source  # noqa: B018 - reading is not training
-            started = clock()
-            made.fit()
-            seconds.append(clock() - started)
-    return (seconds[2] - seconds[1]) / number
+    looks, advance = [], loop._Run.advance
+
+    def timed(run: loop._Run, loss_of_step: Callable[[int], Tensor]) -> None:
+        advance(run, loss_of_step)
+        if run.step in (2, 2 + number):  # before, what is done once, such as compiling
+            if on_gpu(arguments.device):
+                torch.cuda.synchronize()
+            looks.append(clock())
+
+    with tempfile.TemporaryDirectory() as scratch, mock.patch.object(loop._Run, "advance", timed):
+        fresh = argparse.Namespace(**{**vars(arguments), "cache_dir": Path(scratch)})
+        augmented(fresh, training_steps=2 + number, warmup_steps=1).fit()
+    first, last = looks
+    return (last - first) / number
 
 
 def augmented(arguments: argparse.Namespace, **settings: Any) -> gta_datasets.GTAAugmentedDataset:

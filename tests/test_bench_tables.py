@@ -305,9 +305,11 @@ def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_other_numbers_of_updates_and_means_of_one_dataset(tmp_path: Path) -> None:
     short = next(units_of([EXPERIMENTS["trainers"]], SCALES["cpu"]))
     lengths = next(unit for unit in units_of([EXPERIMENTS["10"]], SCALES["cpu"]) if unit.method.name == "H=32")
-    write(tmp_path, [line(unit, 40) for unit in (short, lengths)])
+    batches = next(units_of([EXPERIMENTS["batches"]], SCALES["cpu"]))
+    write(tmp_path, [line(unit, 40) for unit in (short, lengths, batches)])
     text = render(tmp_path)
     _, _, part = text.partition("## Table trainers")
     assert "60,000 updates of batch 256." in part
+    assert "90,000 updates." in next(each for each in text.split("## ") if each.startswith("Table batches"))
     _, _, part = text.partition("## Table 10:")
     assert "mean of all" not in part.partition("## ")[0], "it would be the same row again"
