@@ -40,7 +40,8 @@ def check_return_to_go(kind: str) -> None:
 
 def check_scale(name: str, value: object) -> None:
     """Raise ConfigError unless something can be multiplied or divided by `value`."""
-    if not isinstance(value, float | int | np.number) or not 0 < value < math.inf:
+    sound = isinstance(value, int | float | np.integer | np.floating) and 0 < value < math.inf
+    if not sound or isinstance(value, bool):
         raise ConfigError(f"{name}={value!r} is not allowed; choose a number above 0")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tqdm.auto import tqdm
-
 from gta_datasets.errors import ConfigError, requires_extra
+from gta_datasets.progress import progress_bar
 
 with requires_extra("sb3", "stable-baselines3", "the adapter needs"):
     from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -40,7 +39,7 @@ def train_offline(model: OffPolicyAlgorithm, gradient_steps: int, batch_size: in
     if not hasattr(model, "_logger"):
         model._logger = configure(None, [])  # by set_logger(), learn() would keep this silent one
     portion, env_steps = _rhythm(model)
-    with tqdm(total=gradient_steps, desc="pretraining", unit="step", disable=not progress) as bar:
+    with progress_bar(gradient_steps, "pretraining", "step", shown=progress) as bar:
         for start in range(0, gradient_steps, portion):
             steps = min(portion, gradient_steps - start)
             model.train(gradient_steps=steps, batch_size=batch_size)

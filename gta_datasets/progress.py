@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -27,7 +28,7 @@ class Bar(tqdm):  # type: ignore[misc]
 
 
 def progress_bar(total: int, what: str, unit: str, *, done: int = 0, shown: bool) -> Bar:
-    """A bar on standard error; hidden if it is not to be `shown`, if TQDM_DISABLE is set, or if that cannot be written.
+    """A bar on standard error; hidden if it is not to be `shown`, TQDM_DISABLE is not empty, or that cannot be written.
 
     Args:
         total: of how many units.
@@ -37,7 +38,8 @@ def progress_bar(total: int, what: str, unit: str, *, done: int = 0, shown: bool
         shown: False for none.
     """
     settings = {"total": total, "initial": done, "desc": what, "unit": unit}
-    if shown and sys.stderr is not None:
+    # tqdm reads the variable itself, but not in a notebook.
+    if shown and sys.stderr is not None and not os.environ.get("TQDM_DISABLE"):
         with suppress(OSError, ValueError):
             return Bar(**settings)
     return Bar(**settings, disable=True)

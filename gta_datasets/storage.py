@@ -79,13 +79,16 @@ class AugmentedStorage(MinariStorage):
         return float(source + round(shards / 1e6, 1))
 
     def get_episode_metadata(self, episode_indices: Iterable[int]) -> Iterable[dict[str, Any]]:
-        """Steps of every episode; a generated one also says which window of the source it was made from."""
+        """Steps of every episode, and which of `source` it is; of a generated one, from which window it was made.
+
+        `source_episode` is a number of `source.episode_indices`: those of this storage differ where some were left out.
+        """
         for index in map(int, episode_indices):
             self._check_number(index)
             if index < self.num_source:
                 number = self.pipeline.source.episode_ids[index]
                 (found,) = self.pipeline.dataset.storage.get_episode_metadata([number])
-                yield {**found, "id": index}
+                yield {**found, "id": index, "source_episode": int(number)}
             else:
                 trajectory = index - self.num_source
                 yield {

@@ -38,8 +38,12 @@ def test_a_bar_says_what_is_done(capfd: pytest.CaptureFixture[str]) -> None:
     assert bar.n == 2
 
 
-@pytest.mark.parametrize(("shown", "variable"), [(False, "0"), (True, "1")])
-def test_a_hidden_bar_says_nothing(shown: bool, variable: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("shown", "variables", "says"), [(True, {}, True), (False, {}, False), (True, {"TQDM_DISABLE": "1"}, False)]
+)
+def test_a_hidden_bar_says_nothing(
+    shown: bool, variables: dict[str, str], says: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     command = f"from gta_datasets.progress import progress_bar; progress_bar(3, 'counting', 'step', {shown=}).close()"
-    subprocess.run([sys.executable, "-c", command], env={"TQDM_DISABLE": variable}, check=True)
-    assert capfd.readouterr().err == ""
+    subprocess.run([sys.executable, "-c", command], env=variables, check=True)
+    assert ("counting" in capfd.readouterr().err) == says

@@ -83,16 +83,20 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, limit: int = MAX_BYTE
 
 def save_chosen(path: Path | str, checkpoint: Checkpoint, *, limit: int = MAX_BYTES) -> None:
     """As `save_checkpoint`, to a path that a user gave: it may be a link, which those of a cache must not."""
-    if os.path.isdir(path):
-        raise CacheError(f"cannot write {path}: it is a folder; choose another name")
-    save_checkpoint(Path(os.path.realpath(path)), checkpoint, limit=limit)
+    save_checkpoint(_chosen(path, "choose another name"), checkpoint, limit=limit)
 
 
 def load_chosen(path: Path | str, *, remedy: str, limit: int = MAX_BYTES) -> Checkpoint | None:
     """As `load_checkpoint`, of a path that a user gave: it may be a link, which those of a cache must not."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    return load_checkpoint(_chosen(path, remedy), remedy=remedy, limit=limit)
+
+
+def _chosen(path: Path | str, remedy: str) -> Path:
+    """Where links lead to; CacheError if something else than an ordinary file is there."""
+    real = Path(os.path.realpath(path))
+    if real.is_symlink() or (real.exists() and not real.is_file()):  # a link that leads in a circle stays one
         raise CacheError(f"{path} is not an ordinary file; {remedy}")
-    return load_checkpoint(Path(os.path.realpath(path)), remedy=remedy, limit=limit)
+    return real
 
 
 def load_checkpoint(path: Path, *, remedy: str = REMEDY, limit: int = MAX_BYTES) -> Checkpoint | None:

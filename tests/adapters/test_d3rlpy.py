@@ -249,7 +249,7 @@ def test_a_range_of_returns_that_is_zero_does_not_divide(lengths: tuple[int, ...
         buffer.reward_scaler("return")
 
 
-@pytest.mark.parametrize("multiplier", [np.nan, 0.0, -1.0, "2"])
+@pytest.mark.parametrize("multiplier", [np.nan, 0.0, -1.0, "2", True, np.complex64(2)])
 def test_a_multiplier_that_is_none(source: minari.MinariDataset, multiplier: float | str) -> None:
     with pytest.raises(ConfigError, match=r"multiplier=.* is not allowed; choose a number above 0"):
         to_d3rlpy(source).reward_scaler(multiplier=multiplier)

@@ -150,7 +150,7 @@ def test_row_20_a_number_that_is_not_finite(tmp_path: Path, field: str, value: f
     with pytest.raises(DatasetError, match=r"episode 2: \w+ is -?(nan|inf) at step 3"):
         len(tiny(dataset))
     augmented = tiny(dataset, invalid="drop", cache_dir=tmp_path)
-    with pytest.warns(UserWarning, match="nothing is generated from 1 of 8 source episodes .*episode 2: ") as caught:
+    with pytest.warns(UserWarning, match="nothing is generated from 1 of 8 source episodes.*episode 2: ") as caught:
         made = trajectories(augmented)
     assert len(caught) == 1
     assert len(augmented.skipped) == 1
@@ -168,14 +168,15 @@ def test_row_20_a_dropped_episode_is_in_nothing_that_is_read() -> None:
 
     dataset = edit_file(linear_dataset("generation/dropped-v0", lengths=(9, 8, 7)), spoil)
     augmented = tiny(dataset, invalid="drop")
-    with pytest.warns(UserWarning, match="nothing is generated from 1 of 3"):
+    with pytest.warns(UserWarning, match="from 1 of 3 source episodes, and 1 of these are left out as invalid"):
         real = [augmented[0], augmented[1]]
     assert augmented.total_episodes - len(augmented.generated) == 2
     assert augmented.total_steps - augmented.generated.total_steps == 9 + 7
     for found, episode in zip(real, (dataset[0], dataset[2]), strict=True):
         np.testing.assert_array_equal(found.observations, episode.observations)
     assert [found.id for found in real] == [0, 1]
-    assert [found["total_steps"] for found in augmented.storage.get_episode_metadata([0, 1])] == [9, 7]
+    facts = list(augmented.storage.get_episode_metadata([0, 1]))
+    assert [(found["total_steps"], found["source_episode"]) for found in facts] == [(9, 0), (7, 2)]
     assert all(np.isfinite(episode.rewards).all() for episode in augmented)
     long = augmented.filter_episodes(lambda episode: len(episode.rewards) > 8)
     assert Corpus(long).num_real == 9

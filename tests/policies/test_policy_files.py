@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -53,11 +54,13 @@ def test_folders_and_files_that_users_choose_may_be_links(tmp_path: Path) -> Non
 
 def test_nobody_is_told_to_remove_a_file_of_his_own(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("by me" * 100)
-    for path in (tmp_path, tmp_path / "thesis.tex"):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for path in ("", tmp_path, tmp_path / "thesis.tex", tmp_path / "circle", os.devnull):
         with pytest.raises(CacheError, match=r"not .*; give a file that save_policy wrote$"):
             load_policy(path)
-    with pytest.raises(CacheError, match="it is a folder; choose another name"):
-        save_policy(trained(GTPBCConfig), tmp_path)
+    for path in ("", tmp_path, tmp_path / "circle", os.devnull):
+        with pytest.raises(CacheError, match=r"is not an ordinary file; choose another name"):
+            save_policy(trained(GTPBCConfig), path)
 
 
 @pytest.mark.parametrize("config", [GTPBCConfig, GTPConfig])
