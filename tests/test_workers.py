@@ -243,11 +243,11 @@ def test_processes_of_others_that_import_the_script_go_on(dataset: minari.Minari
 
 
 def test_where_another_process_imports_the_script_it_may_not_ask_for_workers(
-    dataset: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
+    dataset: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(ConfigError, match=r"multiprocessing is starting, which imports the script: .*__main__"):
-        tiny(dataset).generate(workers=2)
+        tiny(dataset, cache_dir=tmp_path).generate(workers=2)
 
 
 def test_a_script_that_is_no_file_is_refused_before_any_work(dataset: minari.MinariDataset, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_who_trusts_another_package_opens_the_dataset_without_the_screen():
     with_metadata(linear_dataset("mine/steep-v0"), env_spec=spec.to_json())
     with pytest.raises(
         UntrustedDatasetError,
-        match=r"would run 'my_envs\.walkers:Steep'; .* open it yourself and give what minari\.load_dataset returns",
+        match=r"would run 'my_envs\.walkers:Steep'; .* give what minari\.load_dataset returns .* in a shell --trust",
     ):
         tiny("mine/steep-v0")
     assert len(tiny(minari.load_dataset("mine/steep-v0"), include_source=False)) > 0
