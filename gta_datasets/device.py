@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gta_datasets.errors import ConfigError
 
-__all__ = ["torch_device"]
+__all__ = ["to_device", "torch_device"]
 
 
 def torch_device(device: torch.device | str) -> str:
@@ -32,3 +35,13 @@ def torch_device(device: torch.device | str) -> str:
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             raise ConfigError(f"device={device!r}: torch cannot compute on it here; choose 'auto' or 'cpu'") from error
     return str(chosen)
+
+
+def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """An array on a device, for what every step needs: on a GPU nothing waits for the copy but what is computed of it.
+
+    From other memory than pinned a copy waits for all that is under way, and the GPU then for the next step's Python.
+    On the CPU the tensor is the array's own memory.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.vectorised.tables import Table
 from gta_datasets.adapters.mixing import Mixture
+from gta_datasets.device import to_device
 from gta_datasets.seeding import numpy_generator, torch_generator
 
 __all__ = ["CHUNK", "Draws", "Run"]
@@ -49,11 +50,7 @@ class Draws:
             mixture = _mixture(run, chunk)
             for update in range(CHUNK):
                 found[update, place] = start + mixture.draw(self._batch_size)
-        numbers = torch.from_numpy(found)
-        if self._device.type == "cpu":
-            return numbers
-        # Only from pinned memory does a copy not wait for the updates that are under way.
-        return numbers.pin_memory().to(self._device, non_blocking=True)
+        return to_device(found, self._device)
 
     def noise(self, chunk: int, size: int) -> Tensor:
         """Standard normal numbers for a chunk, (CHUNK, R, B, size)."""

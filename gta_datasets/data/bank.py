@@ -13,6 +13,7 @@ from torch import Tensor
 from gta_datasets.data.episodes import Episodes, FloatArray
 from gta_datasets.data.normalize import Standardizer, chunks
 from gta_datasets.data.windows import Windows
+from gta_datasets.device import to_device
 
 __all__ = ["Columns", "WindowBank", "WindowBatch", "static_columns"]
 
@@ -128,9 +129,8 @@ class WindowBank:
 
     def gather(self, windows: Windows) -> WindowBatch:
         """The windows' normalised rows."""
-        episode, start, length = (
-            torch.from_numpy(array).to(self.device) for array in (windows.episode, windows.start, windows.length)
-        )
+        places = np.stack([windows.episode, windows.start, windows.length])
+        episode, start, length = to_device(places, self.device)
         mask = self._mask(length)
         rows = (self._first_rows[episode] + start)[:, None] + torch.minimum(self._steps, length[:, None])
         return WindowBatch(self._rows[rows] * mask, mask, self._context[episode])

@@ -16,6 +16,7 @@ from gta_datasets.data.normalize import Standardizer
 from gta_datasets.data.reading import Source
 from gta_datasets.data.returns import amplify, n_step_returns, returns_to_go
 from gta_datasets.data.windows import WindowIndex, Windows
+from gta_datasets.device import to_device
 from gta_datasets.diffusion.edm import Condition
 from gta_datasets.models.value import ValueModel
 from gta_datasets.warn import warn
@@ -66,7 +67,7 @@ class Returns:
     def condition(self, batch: WindowBatch, returns: NDArray[np.floating[Any]]) -> Condition:
         """The condition of windows that are to have these returns, (B,)."""
         standardised = ((returns - self._mean) / self._spread).astype(np.float32)
-        on_device = torch.from_numpy(standardised).to(self._device)
+        on_device = to_device(standardised, self._device)
         return Condition(on_device, torch.ones_like(on_device), batch.context, batch.mask)
 
 

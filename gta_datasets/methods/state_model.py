@@ -20,6 +20,7 @@ from gta_datasets.config import DiffStitchConfig
 from gta_datasets.data.bank import Columns, WindowBank
 from gta_datasets.data.reading import Source
 from gta_datasets.data.windows import WindowIndex
+from gta_datasets.device import to_device
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.samplers import SIGMA_MAX
 from gta_datasets.methods.sampling import Numbers, in_batches, solve
@@ -120,7 +121,7 @@ class StateModel:
         def loss_of_step(step: int) -> Tensor:
             numbers = numpy_generator(self._seed, "batch", step)
             batch = bank.gather(index.locate(numbers.integers(len(index), size=training.train_batch_size)))
-            revealed = torch.from_numpy(_revealed(numbers, training.train_batch_size, horizon)).to(self._device)
+            revealed = to_device(_revealed(numbers, training.train_batch_size, horizon), self._device)
             states, mask = batch.rows[..., :size], batch.mask[..., :size]
             condition = self._condition(states, revealed, mask, batch.context)
             with autocast(self._config.network.precision, self._device):

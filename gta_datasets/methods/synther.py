@@ -21,6 +21,7 @@ from gta_datasets.data.bank import Columns, WindowBank
 from gta_datasets.data.endings import Limits
 from gta_datasets.data.reading import Source
 from gta_datasets.data.windows import WindowIndex
+from gta_datasets.device import to_device
 from gta_datasets.diffusion.edm import Condition, EDMDenoiser, denoising_loss
 from gta_datasets.diffusion.samplers import SIGMA_MAX
 from gta_datasets.methods.assemble import valid_episodes
@@ -188,9 +189,9 @@ class SynthER:
     def _gather(self, numbers: NDArray[np.int64]) -> Tensor:
         """Normalised rows of the transitions of the given numbers, (B, 1, F)."""
         batch = self._bank.gather(self._index.locate(numbers))
-        done = torch.from_numpy(self._source.episodes.terminations[numbers, None].astype(np.float32))
+        done = to_device(self._source.episodes.terminations[numbers, None].astype(np.float32), self._device)
         following = batch.rows[:, 1, : self._columns.num_observed]
-        parts = [batch.context, batch.rows[:, 0], following, done.to(self._device)]
+        parts = [batch.context, batch.rows[:, 0], following, done]
         return torch.cat(parts, dim=1)[:, None]
 
     def _no_condition(self, size: int) -> Condition:

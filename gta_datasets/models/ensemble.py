@@ -25,6 +25,7 @@ from gta_datasets.data.bank import Columns
 from gta_datasets.data.episodes import FloatArray
 from gta_datasets.data.normalize import chunks
 from gta_datasets.data.reading import Source
+from gta_datasets.device import to_device
 from gta_datasets.seeding import numpy_generator, seeded
 from gta_datasets.training.fitting import Fitted, is_fitted, load_or_train
 
@@ -171,7 +172,7 @@ class LearnedModel(ABC):
         def loss_of_step(step: int) -> Tensor:
             generator = numpy_generator(self._seed, self.name, step)
             shape = (self._config.dynamics_members, self._config.dynamics_batch_size)
-            rows = torch.from_numpy(self._draw(generator, shape)).to(self._device)
+            rows = to_device(self._draw(generator, shape), self._device)
             return self._error(ensemble(inputs[rows]), self._aims(ensemble, targets, rows))
 
         return loss_of_step
