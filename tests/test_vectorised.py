@@ -180,6 +180,18 @@ def test_captured_updates_are_the_eager_ones(algorithm: MakeLearner) -> None:
         assert_same_runs(captured, eager, run, run, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", [TD3BC, functools.partial(IQL, anneal=130)])
+def test_no_update_waits_for_the_gpu(algorithm: MakeLearner) -> None:
+    stack = Stack([Run(make_table(seed=1), seed) for seed in range(2)], algorithm, **SMALL, device="cuda")
+    stack.train(20)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stack.train(110)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_batches_hold_the_share_of_real_data_and_rows_of_their_own_table() -> None:
     table = make_table(size=200, num_real=50)
     numbers = Draws([Run(table, 0, 0.3), Run(table, 1)], [0, 200], 15, CPU).numbers(2).numpy()

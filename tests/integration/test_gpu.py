@@ -1,21 +1,27 @@
-"""Every method on a GPU, from training to quality."""
+"""Every method on a GPU, from training to quality, and what training does not do there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import minari
 import numpy as np
 import pytest
+import torch
 
 from gta_datasets import augment
+from gta_datasets.training import loop
 from tests.builders import linear_dataset
 from tests.smoke import shard_bytes, trajectories
 
 DEVICE = "cuda"
 SMALL: dict[str, Any] = {"preset": "smoke", "training_steps": 3, "train_batch_size": 8, "progress": False}
 WINDOWS: dict[str, Any] = {"width": 8, "depth": 1, "sampler_steps": 2, "horizon": 4}
+TRANSITIONS: dict[str, Any] = {"width": 8, "depth": 1, "sampler_steps": 2}
+FLOW: dict[str, Any] = {"flow_steps": 2, "distill_steps": 3, "distill_batch_size": 8}
+JUDGED: dict[str, Any] = {"qualify": 1e9, "dynamics_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +35,9 @@ def dataset() -> minari.MinariDataset:
     [
         ("gta", WINDOWS),
         ("gta", {**WINDOWS, "precision": "bfloat16", "returns": "expected"}),
-        ("gta", {**WINDOWS, "flow_steps": 2, "qualify": 1e9, "dynamics_steps": 3}),
-        ("synther", {"width": 8, "depth": 1, "sampler_steps": 2}),
-        ("diffstitch", {**WINDOWS, "qualify": 1e9, "dynamics_steps": 3}),
+        ("gta", {**WINDOWS, **FLOW, **JUDGED}),
+        ("synther", TRANSITIONS),
+        ("diffstitch", {**WINDOWS, **JUDGED}),
     ],
 )
 def test_methods_train_generate_and_are_judged_on_a_gpu(
@@ -48,3 +54,36 @@ def test_methods_train_generate_and_are_judged_on_a_gpu(
     assert again.is_complete
     assert shard_bytes(anew, 0) == shard_bytes(first, 0)
     assert np.isfinite(first.quality().generated.reward)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("gta", {**WINDOWS, "precision": "bfloat16"}),
+        ("gta", {**WINDOWS, "returns": "expected", "optimizer": "adam"}),
+        ("synther", TRANSITIONS),
+        ("diffstitch", {**WINDOWS, **JUDGED}),
+    ],
+)
+def test_no_step_of_training_waits_for_the_gpu(
+    method: str,
+    settings: dict[str, Any],
+    dataset: minari.MinariDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    advance = loop._Run.advance
+    steps = []
+
+    def strictly(run: loop._Run, loss_of_step: Callable[[int], torch.Tensor]) -> None:
+        steps.append(run.step)
+        torch.cuda.set_sync_debug_mode("error" if run.step else "default")  # libraries may, when they are first used
+        try:
+            advance(run, loss_of_step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop._Run, "advance", strictly)
+    augment(dataset, method, cache_dir=tmp_path, device=DEVICE, **SMALL, **settings).fit()
+    assert len(steps) >= SMALL["training_steps"]
