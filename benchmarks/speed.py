@@ -34,7 +34,6 @@ from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from benchmarks.record import write_record
 from gta_datasets.config import GTAConfig
 from gta_datasets.device import torch_device
-from gta_datasets.networks import build_network
 from gta_datasets.training import loop
 
 PAPER = {
@@ -159,22 +158,10 @@ def steps(arguments: argparse.Namespace, highest: dict[str, float]) -> Measured:
     """Seconds of a step of training, as it is, and with the network compiled."""
     flops = training_flops(arguments)
     number = 100 if on_gpu(arguments.device) else 10
-    kinds: dict[str, contextlib.AbstractContextManager[Any]] = {
-        "eager": contextlib.nullcontext(),
-        "compiled": mock.patch(BUILDER, compiled),
-    }
-    for name in arguments.only or kinds:
-        with kinds[name]:
-            seconds = seconds_per_step(arguments, number)
+    for name in arguments.only or ("eager", "compiled"):
+        seconds = seconds_per_step(arguments, number, compile=name == "compiled")
         shares = {kind: round(flops / seconds / 1e9 / most, 3) for kind, most in highest.items()}
         yield name, {"seconds": round(seconds, 5), "gflop": round(flops / 1e9, 2), "share_of_peak": shares}
-
-
-def compiled(config: Any, *sizes: int) -> nn.Module:
-    """The preset's network, compiled when training calls it first."""
-    network = build_network(config, *sizes)
-    network.compile()
-    return network
 
 
 def training_flops(arguments: argparse.Namespace, **settings: Any) -> int:
@@ -195,7 +182,7 @@ def _networks_by(build: Callable[..., nn.Module] | None) -> contextlib.AbstractC
     return mock.patch(BUILDER, lambda _config, *sizes: build(*sizes))
 
 
-def seconds_per_step(arguments: argparse.Namespace, number: int = 10) -> float:
+def seconds_per_step(arguments: argparse.Namespace, number: int = 10, **settings: Any) -> float:
     """Of the processor, in so many steps of training after the first two; of the clock on a GPU."""
     clock = time.perf_counter if on_gpu(arguments.device) else time.process_time
     looks, advance = [], loop._Run.advance
@@ -209,7 +196,7 @@ def seconds_per_step(arguments: argparse.Namespace, number: int = 10) -> float:
 
     with tempfile.TemporaryDirectory() as scratch, mock.patch.object(loop._Run, "advance", timed):
         fresh = argparse.Namespace(**{**vars(arguments), "cache_dir": Path(scratch)})
-        augmented(fresh, training_steps=2 + number, warmup_steps=1).fit()
+        augmented(fresh, training_steps=2 + number, warmup_steps=1, **settings).fit()
     first, last = looks
     return (last - first) / number
 

@@ -36,10 +36,10 @@ def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkey
 def test_steps_are_timed_and_kept_as_soon_as_they_are(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
 
-    def fails(*_: object) -> nn.Module:
+    def fails(_network: nn.Module, **_: object) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(speed, "compiled", fails)
+    monkeypatch.setattr(nn.Module, "compile", fails)
     arguments = ["steps", "sim/halfcheetah/medium-v0", "--preset", "smoke", "--horizon", "7"]
     monkeypatch.setattr(sys, "argv", ["speed", *arguments])
     with pytest.raises(RuntimeError, match="no compiler"):
@@ -53,7 +53,7 @@ def test_steps_are_timed_and_kept_as_soon_as_they_are(results: Path, monkeypatch
 def test_the_presets_own_network_is_compiled_for_timed_steps(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
     asked: list[type[nn.Module]] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda network: asked.append(type(network)))
+    monkeypatch.setattr(nn.Module, "compile", lambda network, **_: asked.append(type(network)))
     arguments = ["steps", "sim/halfcheetah/medium-v0", "--preset", "smoke", "--horizon", "7", "--only", "compiled"]
     monkeypatch.setattr(sys, "argv", ["speed", *arguments])
     speed.main()

@@ -176,7 +176,7 @@ class SamplingConfig(SolverConfig):
     return_limit: float = 1.0  # no more is asked than the best return of a window amplified by this; 0 for no limit
     guidance: float = 1.5  # classifier-free guidance scale; 1 is plain conditioning
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
-    compile: bool = False  # networks by torch.compile, which rounds otherwise; pays for large datasets only
+    compile: bool = False  # networks by torch.compile, also for training; rounds otherwise, and takes a while to start
     windows_per_shard: int = 1_024  # windows in a file of the cache
     # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
     generate_batch_size: int = io_field(0)

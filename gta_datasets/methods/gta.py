@@ -302,6 +302,8 @@ class GTA:
 
     def _loss(self, denoiser: EDMDenoiser) -> Callable[[int], Tensor]:
         training, team = self._config.training, Team.of_launch()
+        if self._config.sampling.compile:
+            compile_network(denoiser.network)
 
         def loss_of_step(step: int) -> Tensor:
             windows = self._training_draws.draw(step, training.train_batch_size)

@@ -18,7 +18,8 @@ def compile_network(network: nn.Module) -> None:
     Where compiling fails, for want of a C++ compiler or of Triton, a warning says so once and nothing changes.
     """
     if _works(next(network.parameters()).device.type):
-        network.compile(dynamic=True)  # one compilation for batches of all sizes
+        # Batches of training have one size, and one compilation serves those of all sizes afterwards.
+        network.compile(dynamic=None if network.training else True)
 
 
 @cache

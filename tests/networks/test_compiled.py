@@ -5,13 +5,18 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from gta_datasets.methods import gta
 from gta_datasets.networks import TemporalMixer, compiled
 from gta_datasets.networks.compiled import compile_network
+from gta_datasets.training.checkpoint import load_checkpoint
+from gta_datasets.training.fitting import MODEL_FILE
 from tests.builders import linear_dataset
 from tests.smoke import shard_bytes, tiny
 
@@ -61,3 +66,33 @@ def test_compiled_networks_give_the_same_windows_but_for_rounding(flow_steps: in
         before, after = (np.frombuffer(shard[name], np.float32) for shard in (eager, made))
         np.testing.assert_allclose(after, before, atol=1e-3)
     assert tiny(dataset, **settings).key != tiny(dataset, **settings, compile=True).key
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_learns_what_training_learns_but_for_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = linear_dataset("compiled/training-v0")
+    modes: list[bool] = []
+    compile_one = gta.compile_network
+
+    def noted(network: nn.Module) -> None:
+        modes.append(network.training)
+        compile_one(network)
+
+    monkeypatch.setattr(gta, "compile_network", noted)
+    settings = {"precision": "float32", "optimizer": "adam"}
+    eager, made = (
+        tiny(dataset, cache_dir=tmp_path / str(compiled), compile=compiled, **settings) for compiled in (False, True)
+    )
+    eager.fit()
+    assert modes == []
+    made.fit()
+    assert modes == [True, False]
+    (before, after) = (load_checkpoint(next((tmp_path / name).rglob(MODEL_FILE))) for name in ("False", "True"))
+    assert before is not None
+    assert after is not None
+    for name, weights in before.tensors.items():
+        torch.testing.assert_close(after.tensors[name], weights, rtol=0, atol=1e-4)
+    assert eager.storage.pipeline.model_store.path.name == made.storage.pipeline.model_store.path.name
