@@ -22,6 +22,7 @@ from gta_datasets.metrics import Quality
 from gta_datasets.page import check_page
 from gta_datasets.pipeline import Pipeline
 from gta_datasets.plots.drawing import figure_class
+from gta_datasets.progress import progress_bar
 from gta_datasets.report import write_report
 from gta_datasets.storage import AugmentedStorage
 from gta_datasets.workers import Backend
@@ -317,8 +318,12 @@ class GTAAugmentedDataset(MinariDataset):
     def _parts(self) -> Iterator[Episodes]:
         if self._include_source:
             yield self._pipeline.source.episodes
-        self._pipeline.generate()
-        yield from self._pipeline.generated()
+        pipeline = self._pipeline
+        pipeline.generate()
+        with progress_bar(pipeline.plan.num_shards, "exporting", "shard", shown=pipeline.progress) as bar:
+            for part in pipeline.generated():
+                yield part
+                bar.update()
 
     def _infos(self) -> Iterator[dict[str, Any]]:
         """Infos of every episode of `_parts`; generated ones have none."""

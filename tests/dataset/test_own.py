@@ -122,6 +122,16 @@ def test_exporting_the_generated_part_alone(augmented: GTAAugmentedDataset) -> N
     assert_same_episode(exported[0], augmented[SOURCES])
 
 
+@pytest.mark.parametrize("progress", [False, True])
+def test_an_export_shows_how_far_it_is_if_bars_are_wanted(progress: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    augmented = tiny(linear_dataset(f"test/shown-{progress}-v0"), num_transitions=100, progress=progress).generate()
+    capfd.readouterr()
+    augmented.export(f"test/shown-{progress}-export-v0")
+    shards = augmented.storage.pipeline.plan.num_shards
+    assert shards > 1
+    assert (f"{shards}/{shards}" in capfd.readouterr().err) == progress
+
+
 def test_exporting_keeps_the_infos_of_the_source() -> None:
     space = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
     rng = np.random.default_rng(0)
