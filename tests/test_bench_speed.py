@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks import speed
 from benchmarks.candidates import DiffusionTransformer, TemporalUNet
 from gta_datasets.demo import make_demo_dataset
-from gta_datasets.networks import TemporalMixer
+from gta_datasets.networks import TemporalMixer, compiled
 
 
 def test_samplers_are_timed_and_judged_on_the_same_windows(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +39,7 @@ def test_steps_are_timed_and_kept_as_soon_as_they_are(results: Path, monkeypatch
     def fails(_network: nn.Module, **_: object) -> None:
         raise RuntimeError("no compiler")
 
+    monkeypatch.setattr(compiled, "_works", lambda _device: True)
     monkeypatch.setattr(nn.Module, "compile", fails)
     arguments = ["steps", "sim/halfcheetah/medium-v0", "--preset", "smoke", "--horizon", "7"]
     monkeypatch.setattr(sys, "argv", ["speed", *arguments])
@@ -53,6 +54,7 @@ def test_steps_are_timed_and_kept_as_soon_as_they_are(results: Path, monkeypatch
 def test_the_presets_own_network_is_compiled_for_timed_steps(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_dataset("sim/halfcheetah/medium-v0", episodes=1)
     asked: list[type[nn.Module]] = []
+    monkeypatch.setattr(compiled, "_works", lambda _device: True)
     monkeypatch.setattr(nn.Module, "compile", lambda network, **_: asked.append(type(network)))
     arguments = ["steps", "sim/halfcheetah/medium-v0", "--preset", "smoke", "--horizon", "7", "--only", "compiled"]
     monkeypatch.setattr(sys, "argv", ["speed", *arguments])
