@@ -19,6 +19,7 @@ import contextlib
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache-dir", type=Path, default=None, help="keep models here (default: a new folder)")
     arguments = parser.parse_args()
+    warnings.filterwarnings("error", "torch.compile does not work")  # rather than time what is not compiled
     with tempfile.TemporaryDirectory() as scratch:
         arguments.cache_dir = arguments.cache_dir or Path(scratch)
         kept = ("dataset", "preset", "horizon", "num_transitions", "seed")

@@ -25,6 +25,7 @@ from benchmarks.training import Prepared, checkpoint_of, train_alone, train_stac
 from benchmarks.units import Unit, unit_id
 from benchmarks.vectorised.draws import Run
 from benchmarks.vectorised.tables import Table
+from gta_datasets.device import is_shortage
 
 __all__ = ["Order", "asked_to_end", "do", "waiting", "work"]
 
@@ -271,8 +272,8 @@ def _train(runs: Sequence[tuple[Prepared, Run]], order: Order) -> None:
             for line in train_stack(runs, order.device, order.threads, order.checkpoints, order.deadline):
                 del left[line["id"]]
                 yield line
-        except torch.OutOfMemoryError:
-            if len(runs) == 1:
+        except RuntimeError as error:
+            if len(runs) == 1 or not is_shortage(error):
                 raise
             is_short = True
 

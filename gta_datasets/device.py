@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gta_datasets.errors import ConfigError
 
-__all__ = ["to_device", "torch_device"]
+__all__ = ["is_shortage", "to_device", "torch_device"]
 
 
 def torch_device(device: torch.device | str) -> str:
@@ -45,3 +45,9 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
     """
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def is_shortage(error: RuntimeError) -> bool:
+    """Whether memory did not suffice; only that of torch's own allocator on a GPU has a class of error for it."""
+    signs = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)

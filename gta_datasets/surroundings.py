@@ -14,7 +14,7 @@ __all__ = ["plain_torch"]
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Torch as it is when it is imported: gradients, no autocast, float32, the CPU, products in full precision.
+    """Torch as it is when it is imported: gradients, no autocast, float32, the CPU, matrix products in full precision.
 
     The first read of a dataset trains and generates, and keeps what comes out for everybody; it may happen in
     somebody's `no_grad`, or in a program with other defaults. The default type and the precision of products are those

@@ -19,14 +19,18 @@ Update = Callable[[Tensor, Tensor, bool], None]
 class Captured:
     """Does what `update` does, from recorded graphs after the first calls, one for either kind of update."""
 
-    def __init__(self, update: Update) -> None:
-        self._update = update
+    def __init__(self, update: Update, device: torch.device) -> None:
+        self._update, self._device = update, device
         self._calls = {True: 0, False: 0}
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
         self._inputs: tuple[Tensor, Tensor] | None = None
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, numbers: Tensor, noise: Tensor, with_actor: bool) -> None:
+        with torch.cuda.device(self._device):  # whose streams are meant
+            self._replay(numbers, noise, with_actor)
+
+    def _replay(self, numbers: Tensor, noise: Tensor, with_actor: bool) -> None:
         if self._inputs is None:
             self._inputs = numbers.clone(), noise.clone()
         self._inputs[0].copy_(numbers)

@@ -104,7 +104,7 @@ class _Lane:
         generators = [torch_generator(run.seed, "weights", 0, device) for run in runs]
         self._learner = algorithm(Setup(generators, *self._sizes, batch_size, device))
         self._draws = Draws(runs, [start_of[run.table] for run in runs], batch_size, device)
-        self._update = self._update_eagerly if device.type == "cpu" else Captured(self._update_eagerly)
+        self._update = self._update_eagerly if device.type == "cpu" else Captured(self._update_eagerly, device)
 
     def advance(self, step: int, end: int) -> None:
         """Do the updates from number `step` on, up to `end`."""

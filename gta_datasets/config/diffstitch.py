@@ -42,7 +42,8 @@ class StitchingConfig(SolverConfig):
     candidates: int = 1_024  # targets that are considered for one start
     sampler_steps: int = 16
     trajectories_per_shard: int = 256  # trajectories in a file of the cache
-    # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
+    # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU, where it may change last
+    # bits. Halved if memory is short.
     generate_batch_size: int = io_field(0)
 
     def _check(self) -> None:

@@ -178,7 +178,8 @@ class SamplingConfig(SolverConfig):
     guidance_start: float = 0.3  # lowest noise level at which guidance applies; at most an eighth of the highest
     compile: bool = False  # networks by torch.compile, also for training; rounds otherwise, and takes a while to start
     windows_per_shard: int = 1_024  # windows in a file of the cache
-    # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU. Halved if memory is short.
+    # Windows per network evaluation, in blocks of 32; 0: 128 on a CPU, all at once on a GPU, where it may change last
+    # bits. Halved if memory is short.
     generate_batch_size: int = io_field(0)
 
     def _check(self) -> None:

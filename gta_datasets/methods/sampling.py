@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gta_datasets.config import SamplingConfig, SolverConfig
+from gta_datasets.device import is_shortage
 from gta_datasets.diffusion.edm import Condition, Denoise
 from gta_datasets.diffusion.guidance import guided
 from gta_datasets.diffusion.inpainting import inpainted
@@ -156,7 +157,7 @@ def in_batches(denoise: Denoise, size: int) -> Denoise:
             try:
                 parts.append(denoise(x[padded], sigma[padded], condition[padded])[: len(rows)])
             except RuntimeError as error:
-                if most == BLOCK or not _is_shortage(error):
+                if most == BLOCK or not is_shortage(error):
                     raise
                 most = BLOCK * math.ceil(most / (2 * BLOCK))
                 logger.warning("out of memory: going on with %d windows per network evaluation", most)
@@ -170,8 +171,3 @@ def in_batches(denoise: Denoise, size: int) -> Denoise:
 def _suited(x: Tensor) -> int:
     """Windows per network evaluation: what caches hold on a CPU, everything on a GPU."""
     return CPU_WINDOWS if x.device.type == "cpu" else len(x)
-
-
-def _is_shortage(error: RuntimeError) -> bool:
-    """Whether memory did not suffice; the CPU's allocator has no class of error for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 
 import torch
@@ -11,6 +12,9 @@ from gta_datasets.warn import warn
 
 __all__ = ["compile_network"]
 
+# All networks of a class share torch's limit of compilations in a process, two for every model.
+_LIMITS = {"recompile_limit": 1_000} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+
 
 def compile_network(network: nn.Module) -> None:
     """Have a network on its device compiled when it is first called; its weights keep their names.
@@ -19,7 +23,7 @@ def compile_network(network: nn.Module) -> None:
     """
     if _works(next(network.parameters()).device.type):
         # Batches of training have one size, and one compilation serves those of all sizes afterwards.
-        network.compile(dynamic=None if network.training else True)
+        network.compile(dynamic=None if network.training else True, **_LIMITS)
 
 
 @cache

@@ -32,7 +32,7 @@ class _MixerBlock(nn.Module):
         """Mix `x` (B, rows, width) under `modulation` (B, 6 * width)."""
         shift_t, scale_t, gate_t, shift_c, scale_c, gate_c = modulation.unsqueeze(1).chunk(6, dim=-1)
         hidden = torch.addcmul(shift_t, self.norm(x), 1 + scale_t)
-        # The transposed product of `self.time` without its two transpositions of the whole batch.
+        # The transposed product of `self.time`; without gradients it needs no transpositions of the whole batch.
         mixed = self.time.weight @ hidden + self.time.bias[:, None]
         x = torch.addcmul(x, gate_t, mixed)
         hidden = self._with_neighbours(torch.addcmul(shift_c, self.norm(x), 1 + scale_c))

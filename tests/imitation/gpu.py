@@ -272,6 +272,9 @@ class _Generator(metaclass=_GeneratorKind):
 
 
 class _Stream:
+    def __init__(self, _device: object = None) -> None:
+        pass
+
     def wait_stream(self, _other: _Stream) -> None:
         pass
 

@@ -23,6 +23,9 @@ TRANSITIONS: dict[str, Any] = {"width": 8, "depth": 1, "sampler_steps": 2}
 FLOW: dict[str, Any] = {"flow_steps": 2, "distill_steps": 3, "distill_batch_size": 8}
 JUDGED: dict[str, Any] = {"qualify": 1e9, "dynamics_steps": 3}
 
+COMPILED = pytest.mark.skipif(torch.version.cuda is None, reason="an imitated GPU compiles nothing")
+WARNING = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "UserWarning:torch")]
+
 
 @pytest.fixture(scope="module")
 def dataset() -> minari.MinariDataset:
@@ -38,6 +41,7 @@ def dataset() -> minari.MinariDataset:
         ("gta", {**WINDOWS, **FLOW, **JUDGED}),
         ("synther", TRANSITIONS),
         ("diffstitch", {**WINDOWS, **JUDGED}),
+        pytest.param("gta", {**WINDOWS, "compile": True}, marks=[COMPILED, *WARNING]),
     ],
 )
 def test_methods_train_generate_and_are_judged_on_a_gpu(
@@ -66,6 +70,7 @@ def test_methods_train_generate_and_are_judged_on_a_gpu(
         ("diffstitch", {**WINDOWS, **JUDGED}),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_of_training_waits_for_the_gpu(
     method: str,
     settings: dict[str, Any],
@@ -78,8 +83,8 @@ def test_no_step_of_training_waits_for_the_gpu(
 
     def strictly(run: loop._Run, loss_of_step: Callable[[int], torch.Tensor]) -> None:
         steps.append(run.step)
-        torch.cuda.set_sync_debug_mode("error" if run.step else "default")  # libraries may, when they are first used
         try:
+            torch.cuda.set_sync_debug_mode("error" if run.step else "default")  # libraries may, when first used
             advance(run, loss_of_step)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -22,4 +22,5 @@ def test_tests_that_need_a_gpu_pass_on_an_imitated_one(module: str) -> None:
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert " passed" in found.stdout
-    assert "skipped" not in found.stdout
+    skipped = [line for line in found.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert all("compiles nothing" in line for line in skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -96,3 +97,20 @@ def test_compiled_training_learns_what_training_learns_but_for_rounding(
     for name, weights in before.tensors.items():
         torch.testing.assert_close(after.tensors[name], weights, rtol=0, atol=1e-4)
     assert eager.storage.pipeline.model_store.path.name == made.storage.pipeline.model_store.path.name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_any_number_of_models_is_compiled_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(compile_module, backend="eager"))
+    monkeypatch.setattr(compiled, "_works", lambda _device: True)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters["stats"]
+    before = counters["unique_graphs"]
+    models = 6
+    for width in range(8, 8 + 4 * models, 4):
+        for training in (True, False):
+            model = TemporalMixer(4, 3, 2, width=width, depth=1).train(training).requires_grad_(training)
+            compile_network(model)
+            model(torch.ones(3, 4, 3), torch.ones(3), torch.ones(3), torch.ones(3))
+    assert counters["unique_graphs"] - before == 2 * models
