@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="the imitation takes the place that CUDA has in this torch")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the imitation needs a C++ compiler")
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="the imitation needs Linux and g++")
 @pytest.mark.parametrize("module", ["integration/test_gpu.py", "test_vectorised.py", "test_seeding.py"])
 def test_tests_that_need_a_gpu_pass_on_an_imitated_one(module: str) -> None:
     options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-p", "tests.imitation.gpu"]
