@@ -160,8 +160,9 @@ def steps(arguments: argparse.Namespace, highest: dict[str, float]) -> Measured:
     """Seconds of a step of training, as it is, and with the network compiled."""
     flops = training_flops(arguments)
     number = 100 if on_gpu(arguments.device) else 10
-    for name in arguments.only or ("eager", "compiled"):
-        seconds = seconds_per_step(arguments, number, compile=name == "compiled")
+    kinds = {"eager": False, "compiled": True}
+    for name in arguments.only or kinds:
+        seconds = seconds_per_step(arguments, number, compile=kinds[name])
         shares = {kind: round(flops / seconds / 1e9 / most, 3) for kind, most in highest.items()}
         yield name, {"seconds": round(seconds, 5), "gflop": round(flops / 1e9, 2), "share_of_peak": shares}
 

@@ -122,7 +122,7 @@ def _compute(func: Any, args: Any, kwargs: Any) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     here = [tensor for tensor in tensors if isinstance(tensor, ImitatedTensor)]
     asked = kwargs.get("device")
-    ours = bool(here) if asked is None else torch.device(asked).type == "cuda"
+    ours = bool(here) if asked is None else _is_gpu(asked)
     if func is aten.copy_.default:
         ours = isinstance(args[0], ImitatedTensor)
     if func in COPIES:
@@ -185,6 +185,10 @@ def _check_waiting(what: str) -> None:
         raise RuntimeError(f"called a synchronizing CUDA operation: {what}")
 
 
+def _is_gpu(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
+
+
 def _is_mask(index: torch.Tensor | None) -> bool:
     return index is not None and index.dtype in (torch.bool, torch.uint8)
 
@@ -215,7 +219,7 @@ class _Dispatch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         asked = kwargs.get("device")
-        if asked is not None and torch.device(asked).type == "cuda":
+        if _is_gpu(asked):
             return _compute(func, args, kwargs)
         if any(isinstance(leaf, ImitatedTensor) for leaf in tree_leaves((args, kwargs))):
             return _compute(func, args, kwargs)
@@ -241,7 +245,7 @@ class _Functions(TorchFunctionMode):
             pinned = first.clone()
             pinned.is_imitated_pinned = True  # type: ignore[attr-defined]
             return pinned
-        if func in MAKING and asked is not None and torch.device(asked).type == "cuda":
+        if func in MAKING and _is_gpu(asked):
             return func(*args, **{**kwargs, "device": "cpu"}).to("cuda")
         generator = kwargs.get("generator")
         if generator is not None:
@@ -259,7 +263,7 @@ class _GeneratorKind(type):
 
     def __call__(cls, device: Any = "cpu") -> torch.Generator:
         made: torch.Generator = _GeneratorKind.real("cpu")
-        if torch.device(device).type == "cuda":
+        if _is_gpu(device):
             _GeneratorKind.ours[id(made)] = made  # kept, so that no other one gets its number
         return made
 
