@@ -21,6 +21,8 @@ from gta_datasets.training.fitting import MODEL_FILE
 from tests.builders import linear_dataset
 from tests.smoke import shard_bytes, tiny
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+
 
 @pytest.fixture(autouse=True)
 def _nothing_is_known() -> Iterator[None]:
@@ -52,7 +54,7 @@ def test_where_compiling_fails_this_is_said_once_and_nothing_changes(monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports what torch deprecates
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 @pytest.mark.parametrize("flow_steps", [0, 2])
 def test_compiled_networks_give_the_same_windows_but_for_rounding(flow_steps: int) -> None:
     dataset = linear_dataset(f"compiled/linear-{flow_steps}-v0")
@@ -70,7 +72,7 @@ def test_compiled_networks_give_the_same_windows_but_for_rounding(flow_steps: in
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_compiled_training_learns_what_training_learns_but_for_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
